@@ -1,0 +1,34 @@
+"""Self-correcting captioners: a vision-language model learns by reinforcement learning to correct its own captions."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from .rewards import CorrectionReward
+    from .scene_graph import SceneGraph
+    from .trainer import SCConfig, SCTrainer
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "CorrectionReward": ".rewards",
+    "SCConfig": ".trainer",
+    "SCTrainer": ".trainer",
+    "SceneGraph": ".scene_graph",
+}
+
+__all__ = ["CorrectionReward", "SCConfig", "SCTrainer", "SceneGraph"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: `import sc_captioner` loads neither torch nor TRL.
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS])
