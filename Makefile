@@ -1,0 +1,52 @@
+# `make` lists the targets. Everything runs inside $(VENV); PYTHON only makes that environment (3.11 or newer):
+#   make test PYTHON=python3.12
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ACCELERATE_CONFIG ?= recipes/accelerate/one_process.yaml
+# Test workers, one thread each; more workers than cores only swap places.
+JOBS ?= 2
+
+NLTK_DATA_HERE := $(abspath $(wildcard ../shared/nltk_data))
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+TEST_ENV := HF_HUB_OFFLINE=1 $(ONE_THREAD) $(if $(NLTK_DATA_HERE),NLTK_DATA=$(NLTK_DATA_HERE))
+
+.DEFAULT_GOAL := help
+.PHONY: help venv quickstart test quality bench constraints clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## set up .venv with the exact versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11: name a newer one, as in 'make PYTHON=python3.11'." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+quickstart: $(STAMP) ## train a self-correcting captioner on small scenes and open up its report (about 15 minutes on 2 cores)
+	PATH="$(abspath $(BIN)):$$PATH" ACCELERATE_CONFIG=$(ACCELERATE_CONFIG) bash recipes/quickstart.sh
+
+test: $(STAMP) ## run the tests (about 20 minutes on 2 cores; ARGS="-k reward" picks some)
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+quality: $(STAMP) ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## measure speed against the released procedure -> benchmarks/results.json
+	$(TEST_ENV) $(BIN)/python benchmarks/speed.py --output benchmarks/results.json
+
+constraints: $(STAMP) ## write the versions installed in .venv to constraints.txt
+	@{ grep '^#' constraints.txt; $(BIN)/python -m pip freeze --all --exclude pip --exclude-editable | LC_ALL=C sort -f; } > constraints.new
+	@if grep -n '^[^#]*[+@]' constraints.new; then \
+		echo "These lines do not come from a registry: see the head of constraints.txt." >&2; rm constraints.new; exit 1; fi
+	@mv constraints.new constraints.txt && touch $(STAMP)
+
+clean: ## remove caches and build leftovers (keeps .venv and outputs)
+	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
