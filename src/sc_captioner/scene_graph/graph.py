@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+
 _FACT = re.compile(r"\(\s*(.*?)\s*\)(?=\s*(?:,\s*\(|$))")
 
 Triple = tuple[str, str, str]
@@ -146,7 +147,9 @@ class SceneGraph:
         """FACTUAL's written form, entities first; `from_facts` reads it back."""
         facts = [(e.head, "is", a) for e in self.entities for a in sorted(e.attributes)]
         facts += [(self.entities[r.subject].head, r.relation, self.entities[r.object].head) for r in self.relations]
-        mentioned = {term for subject, predicate, value in facts for term in (subject, value if predicate != "is" else "")}
+        mentioned = {
+            term for subject, predicate, value in facts for term in (subject, "" if predicate == "is" else value)
+        }
         written = [f"( {s} , {p} , {o} )" for s, p, o in dict.fromkeys(facts)]
         written += [f"( {head} )" for head in dict.fromkeys(e.head for e in self.entities) if head not in mentioned]
         return " , ".join(written)
