@@ -158,8 +158,8 @@ class NltkLexicon(Lexicon):
 _ABBREVIATIONS = frozenset(
     re.findall(
         r"\S+",
-        "mr mrs ms dr prof st jr sr vs etc e.g i.e approx no fig vol dept est inc ltd co corp ave blvd rd mt ft in lb oz "
-        "a.m p.m u.s u.k d.c",
+        "mr mrs ms dr prof st jr sr vs etc e.g i.e approx no fig vol dept est inc ltd co corp ave blvd rd mt ft in lb "
+        "oz a.m p.m u.s u.k d.c",
     )
 )
 _BOUNDARY = re.compile(r"(?<=[.!?…。！？])[\"'”’)\]]*\s+|(?<=\w[.!?])(?=\"[A-Z0-9])|[\n\r]{2,}")
@@ -167,13 +167,14 @@ _TOKEN = re.compile(r"\w+(?:[-'’.]\w+)*|[^\w\s]")
 _FUNCTION_WORDS = frozenset(
     re.findall(
         r"\S+",
-        "a an the this that these those he she it they we you i him her them us me his its their our your my hers theirs "
-        "and or but nor so yet if because while although though as than when where which who whom whose what how there "
-        "here of in on at by for with from to into onto upon over under above below behind between among through across "
-        "along around near beside besides against towards toward within without during before after about off out up "
-        "down is are was were be been being am do does did done has have had having can could will would shall should "
-        "may might must not no also very just only more most some any each every all both either neither few many much "
-        "other another such same own too then".split()
+        "a an the this that these those he she it they we you i him her them us me his its their our your my hers "
+        "theirs and or but nor so yet if because while although though as than when where which who whom whose what "
+        "how there here of in on at by for with from to into onto upon over under above below behind between among "
+        "through across along around near beside besides against towards toward within without during before after "
+        "about off out up down is are was were be been being am do does did done has have had having can could will "
+        "would shall should may might must not no also very just only more most some any each every all both either "
+        "neither few many much other another such same own too then",
+    )
 )
 _PLURAL_ONLY = frozenset(("clothes", "scissors", "goggles", "electronics", "outdoors", "sideways", "others"))
 _NOUN_RULES = (("sses", "ss"), ("s", ""), ("ies", "y"), ("es", ""), ("ves", "f"), ("men", "man"))
@@ -216,8 +217,8 @@ class BundledLexicon(Lexicon):
     def _sentences(self, text: str) -> tuple[str, ...]:
         cuts = [0]
         for match in _BOUNDARY.finditer(text):
-            before, after = text[cuts[-1] : match.start()], text[match.end() :]
-            if not _is_abbreviated(before, after):
+            before = text[max(cuts[-1], match.start() - 20) : match.start()]
+            if not _is_abbreviated(before, text[match.end() : match.end() + 1]):
                 cuts.append(match.end())
         return tuple(part for start, end in pairwise([*cuts, len(text)]) if (part := text[start:end].strip()))
 
@@ -241,7 +242,9 @@ class BundledLexicon(Lexicon):
 
     def _noun_lemma(self, word: str) -> str:
         known = word in self._synsets
-        if len(word) < 3 or word in _FUNCTION_WORDS or word in _PLURAL_ONLY or (known and word.endswith(("ss", "us", "is"))):
+        if len(word) < 3 or word in _FUNCTION_WORDS or word in _PLURAL_ONLY:
+            return word
+        if known and word.endswith(("ss", "us", "is")):
             return word
         if (base := self._irregular.get(word)) and not word.endswith(("ed", "ing", "er", "est")):
             # A plural that is a word of its own as well ("stove", "rose") is taken for that word.
