@@ -1,0 +1,130 @@
+"""Settings of `SCTrainer`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from trl import GRPOConfig
+
+from ..prompts import CORRECTION_INSTRUCTION
+
+
+KLEstimator = Literal["k1", "k2", "k3"]
+Advantage = Literal["group", "reinforce"]
+PolicyTurns = Literal["second", "both"]
+
+
+@dataclass
+class SCConfig(GRPOConfig):
+    r"""
+    Settings of [`SCTrainer`]: everything of [`~trl.GRPOConfig`], plus the two-turn objective.
+
+    The objective is `-A(y2) log pi(y2 | image, prompt, y1, instruction)
+    + beta * KL_1 + second_turn_beta * KL_2` (SC-Captioner, section 3; method page, section 2). `max_completion_length`
+    and the sampling settings hold for each of the two turns.
+
+    Args:
+        instruction (`str`): User message that asks for the correction, inserted after the first caption.
+        num_corrections (`int`, *optional*):
+            Corrections sampled per first caption. `None` means `num_generations`: the whole group corrects one and
+            the same caption, so that only the correction explains differences of reward. `1` gives every sample its
+            own first caption. Must divide `num_generations`.
+        policy_turns (`str`, defaults to `"second"`):
+            Tokens that carry the policy gradient: those of the `"second"` turn, or of `"both"`.
+        beta (`float`, defaults to `0.05`): Weight of the KL to the reference model on first-turn tokens.
+        second_turn_beta (`float`, defaults to `0.01`):
+            Weight of the KL on second-turn tokens. Holds the grammar, which no scene-graph reward sees.
+        kl_estimator (`str`, defaults to `"k2"`):
+            Per-token estimator with `d = log pi - log pi_ref`: `"k1"` is `d` (the released code; its expected
+            gradient is zero), `"k2"` is `d**2 / 2`, `"k3"` is `exp(-d) - 1 + d`.
+        advantage (`str`, defaults to `"group"`):
+            `"group"` subtracts the mean reward of the corrections of one first caption (of one prompt where
+            `num_corrections` is 1) and scales by `scale_rewards`; `"reinforce"` takes the reward as it is.
+        reuse_first_turn_cache (`bool`, defaults to `True`):
+            Generate the second turn from the first turn's KV cache instead of encoding image and caption again.
+
+    Raises:
+        ValueError: If a setting contradicts another one; the message names both and the remedy.
+    """
+
+    instruction: str = field(
+        default=CORRECTION_INSTRUCTION,
+        metadata={"help": "User message that asks for the correction, inserted after the first caption."},
+    )
+    num_corrections: int | None = field(
+        default=None,
+        metadata={
+            "help": "Corrections sampled per first caption; must divide num_generations. Default: num_generations, "
+            "the whole group corrects one caption. 1: every sample has a first caption of its own."
+        },
+    )
+    policy_turns: PolicyTurns = field(default="second", metadata={"help": "Turns that carry the policy gradient."})
+    beta: float = field(
+        default=0.05, metadata={"help": "Weight of the KL to the reference model on first-turn tokens."}
+    )
+    second_turn_beta: float = field(
+        default=0.01, metadata={"help": "Weight of the KL to the reference model on second-turn tokens."}
+    )
+    kl_estimator: KLEstimator = field(default="k2", metadata={"help": "Per-token KL estimator."})
+    advantage: Advantage = field(
+        default="group",
+        metadata={
+            "help": "group: reward minus the mean of the corrections of one first caption; reinforce: the reward."
+        },
+    )
+    reuse_first_turn_cache: bool = field(
+        default=True, metadata={"help": "Generate the second turn from the first turn's KV cache."}
+    )
+    use_bias_correction_kl: bool = field(
+        default=False, metadata={"help": "Not available here: the per-turn KL estimators are chosen by kl_estimator."}
+    )
+    temperature: float = field(default=0.9, metadata={"help": "Sampling temperature of both turns."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, kinds in (("policy_turns", PolicyTurns), ("kl_estimator", KLEstimator), ("advantage", Advantage)):
+            if getattr(self, name) not in get_args(kinds):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(get_args(kinds))}."
+                )
+        if not self.instruction.strip():
+            raise ValueError("instruction is empty; the second turn needs a user message that asks for a correction.")
+        if self.beta == 0.0 and self.second_turn_beta != 0.0:
+            raise ValueError(
+                f"second_turn_beta={self.second_turn_beta} needs the reference model, which is loaded only if beta is "
+                "above 0; set beta to a small value such as 1e-8, or second_turn_beta to 0."
+            )
+        if self.multi_objective_aggregation != "sum_then_normalize":
+            raise ValueError(
+                "SCTrainer adds rewards up before it takes advantages; set multi_objective_aggregation to "
+                "sum_then_normalize."
+            )
+        if self.use_bias_correction_kl:
+            raise ValueError("use_bias_correction_kl is not available with per-turn KL terms; set it to False.")
+        if self.use_transformers_continuous_batching:
+            raise ValueError(
+                "use_transformers_continuous_batching does not carry images; set use_vllm for fast generation instead."
+            )
+        self._check_num_corrections()
+
+    def _check_num_corrections(self) -> None:
+        if self.num_corrections is None:
+            self.num_corrections = self.num_generations
+        if self.num_corrections < 1 or self.num_generations % self.num_corrections:
+            raise ValueError(
+                f"num_corrections={self.num_corrections} must be a divisor of num_generations={self.num_generations}."
+            )
+        rows = self.per_device_train_batch_size * self.steps_per_generation
+        if rows % self.num_corrections:
+            raise ValueError(
+                f"num_corrections={self.num_corrections} must divide the samples that one process generates at a time, "
+                f"per_device_train_batch_size * steps_per_generation = {rows}; raise either of them."
+            )
+        if self.num_generations_eval and self.num_generations_eval % min(
+            self.num_corrections, self.num_generations_eval
+        ):
+            raise ValueError(
+                f"num_generations_eval={self.num_generations_eval} must be a multiple of "
+                f"num_corrections={self.num_corrections}, or smaller than it."
+            )

@@ -1,0 +1,232 @@
+"""GRPO over two turns: the policy captions an image, is told to correct itself, and learns from the correction."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import gather
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
+from trl import GRPOTrainer
+
+from ..generation import correction_bridge
+from .objective import correction_advantages, token_kl, turn_masks
+from .rollout import two_turn_rollout
+from .sc_config import SCConfig
+
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import BitsAndBytesConfig
+
+RewardFunction = Callable[..., list[float | None]]
+
+# Private methods of TRL that this module calls or overrides, with the parameters they had in TRL 1.16.0. A test
+# compares them with the installed TRL, so that a release that changes one is noticed before it trains anything wrong.
+TRL_PRIVATE_API = {
+    "_tokenize_prompts": ("self", "prompts"),
+    "_generate_single_turn": (
+        "self",
+        "prompt_ids",
+        "images",
+        "multimodal_fields",
+        "num_generations",
+        "has_tool_images",
+    ),  # fmt: skip
+    "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
+    "_generate_and_score_completions": ("self", "inputs"),
+    "_get_per_token_logps_and_entropies": (
+        "self",
+        "model",
+        "input_ids",
+        "attention_mask",
+        "logits_to_keep",
+        "batch_size",
+        "compute_entropy",
+        "compute_aux_loss",
+        "pixel_values",
+        "image_grid_thw",
+        "num_images",
+        "pixel_attention_mask",
+        "spatial_shapes",
+        "num_tiles",
+        "image_sizes",
+        "token_type_ids",
+        "mm_token_type_ids",
+        "image_position_ids",
+    ),  # fmt: skip
+    "_compute_loss": ("self", "model", "inputs"),
+    "_log_metric": ("self", "name", "value"),
+    "_log_completion_extra": ("self", "column", "values"),
+}
+
+
+class SCTrainer(GRPOTrainer):
+    """
+    Trainer for SC-Captioner ([paper](https://huggingface.co/papers/2508.06125)): reinforcement learning of
+    self-correction. Every sample is a conversation of two turns, image and prompt -> first caption -> instruction ->
+    second caption; the reward judges what the second caption changed.
+
+    Example:
+
+    ```python
+    from sc_captioner import CorrectionReward, SCConfig, SCTrainer
+    from sc_captioner.data import load_caption_dataset
+
+    trainer = SCTrainer(
+        model="Qwen/Qwen2-VL-2B-Instruct",
+        reward_funcs=CorrectionReward(parser="compact"),
+        args=SCConfig("qwen2-vl-sc"),
+        train_dataset=load_caption_dataset("scenes"),
+    )
+    trainer.train()
+    ```
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`]):
+            The captioner after supervised fine-tuning; also the reference model of the KL terms. A path or Hub id, or
+            a model loaded from one (TRL reloads the reference model from there).
+        reward_funcs (`Callable` or `list[Callable]`):
+            TRL reward functions. Beside the dataset's columns they receive `first_caption` and `second_caption`; a
+            `None` in their result leaves that sample out of the update.
+        args ([`SCConfig`], *optional*): Settings.
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Columns `prompt` (a conversation of one user message) and `image` (or `images`), and what the reward
+            functions ask for ([`CorrectionReward`] asks for `reference`).
+        eval_dataset (*optional*): Like `train_dataset`.
+        processing_class ([`~transformers.ProcessorMixin`], *optional*): Defaults to the model's own processor.
+        callbacks, optimizers, quantization_config, peft_config (*optional*): As in [`~trl.GRPOTrainer`].
+
+    Raises:
+        ValueError: If model, processor, settings and dataset do not fit together; the message names the remedy.
+    """
+
+    _tag_names = ["trl", "sc-captioner", "image-to-text"]
+    _name = "SC-Captioner"
+    _paper = {
+        "title": "SC-Captioner: Improving Image Captioning with Self-Correction by Reinforcement Learning",
+        "id": "2508.06125",
+    }
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        reward_funcs: RewardFunction | list[RewardFunction],
+        args: SCConfig | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | dict[str, Dataset | IterableDataset] | None = None,
+        processing_class: ProcessorMixin | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        quantization_config: BitsAndBytesConfig | None = None,
+        peft_config: PeftConfig | None = None,
+    ):
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = SCConfig(f"{Path(name).name}-SC")
+        with warnings.catch_warnings():
+            # `rollout_func` is the documented hook for this; its API is pinned and tested here.
+            warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
+            super().__init__(
+                model=model,
+                reward_funcs=reward_funcs,
+                args=args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                quantization_config=quantization_config,
+                peft_config=peft_config,
+                rollout_func=two_turn_rollout,
+            )
+        self.bridge = correction_bridge(
+            self.processing_class, args.instruction, self.eos_token_ids, **self.chat_template_kwargs
+        )
+        if not self.use_vllm:
+            self.generation_config.suppress_tokens = vision_token_ids(self.model.config)
+        self._sample_rewards = torch.empty(0)
+        self._policy_logps: torch.Tensor | None = None
+
+    @property
+    def corrections_per_caption(self) -> int:
+        """Corrections that share one first caption in the current mode (training or evaluation)."""
+        if self.model.training:
+            return self.args.num_corrections
+        return min(self.args.num_corrections, self.num_generations_eval)
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
+        unknown = rewards_per_func.isnan().all(dim=1)
+        self._sample_rewards = rewards.masked_fill(unknown, torch.nan)
+        self._metrics["train" if self.model.training else "eval"]["skipped_samples"].append(unknown.sum().item())
+        return rewards_per_func
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        # TRL takes the baseline over a prompt's whole group; ours is over the corrections of one first caption.
+        group = self.corrections_per_caption
+        if group == 1:
+            group = self.num_generations if self.model.training else self.num_generations_eval
+        advantages = correction_advantages(
+            self._sample_rewards, group, self.args.advantage, self.scale_rewards if group > 1 else "none"
+        )
+        logged = self._logs["advantages"]
+        for _ in range(min(len(advantages), len(logged))):
+            logged.pop()
+        logged.extend(advantages.tolist())
+        start = self.accelerator.process_index * len(inputs)
+        output["advantages"] = advantages[start : start + len(inputs)]
+        output["num_items_in_batch"] = gather(self._policy_mask(output).sum()).sum()
+        return output
+
+    def _policy_mask(self, inputs: dict[str, Any]) -> torch.Tensor:
+        if self.args.policy_turns == "both":
+            return inputs["completion_mask"] * inputs["tool_mask"]
+        return turn_masks(inputs["completion_mask"], inputs["tool_mask"])[1]
+
+    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self._policy_logps = result[0]  # one forward pass serves TRL's policy loss and the KL of both turns
+        return result
+
+    def _compute_loss(self, model, inputs):
+        # TRL's loss, restricted to the turns that carry the policy gradient and without its KL over everything.
+        beta, self.beta = self.beta, 0.0
+        try:
+            loss = super()._compute_loss(model, {**inputs, "tool_mask": self._policy_mask(inputs)})
+        finally:
+            self.beta = beta
+            logps, self._policy_logps = self._policy_logps, None
+        if beta == 0.0:
+            return loss
+
+        kl = token_kl(logps, inputs["ref_per_token_logps"], self.args.kl_estimator)
+        masks = turn_masks(inputs["completion_mask"], inputs["tool_mask"])
+        mode = "train" if self.model.training else "eval"
+        accumulation = self.current_gradient_accumulation_steps if mode == "train" else 1
+        for name, weight, mask in zip(("first_turn", "second_turn"), (beta, self.args.second_turn_beta), masks):
+            loss = loss + weight * self._mean_over_turn(kl, mask) / accumulation
+            mean_kl = (kl.detach() * mask).sum() / mask.sum().clamp(min=1)
+            self._metrics[mode][f"{name}/kl"].append(self.accelerator.gather(mean_kl).mean().item())
+        return loss
+
+    def _mean_over_turn(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        # Normalised as the policy loss is, so that the KL weights mean the same under every `loss_type`.
+        if self.loss_type == "dr_grpo":
+            return (values * mask).sum() / (values.size(0) * self.max_completion_length)
+        if self.loss_type in ("grpo", "sapo"):
+            return ((values * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean()
+        return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def vision_token_ids(config: Any) -> list[int]:
+    """Ids of the tokens that stand for images and videos; a sampled one would not match the image features."""
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    ids = (getattr(config, name, None) for name in names)
+    return sorted({token for token in ids if token is not None})
