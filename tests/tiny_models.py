@@ -62,7 +62,8 @@ def tokenizer_with(special: list[str], eos: str, pad: str, **named: str) -> PreT
 
 
 def tiny_qwen2_vl():
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
+    vision = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *vision]
     tokenizer = tokenizer_with(special, eos="<|im_end|>", pad="<|endoftext|>")
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in special}
     size = {"shortest_edge": 56 * 56, "longest_edge": 84 * 84}
@@ -77,7 +78,7 @@ def tiny_qwen2_vl():
             "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]},
-            "bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"],
+            "bos_token_id": 0, "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"],
         },
         vision_config={"depth": 1, "embed_dim": 32, "num_heads": 2, "hidden_size": 32, "mlp_ratio": 2},
         image_token_id=ids["<|image_pad|>"],

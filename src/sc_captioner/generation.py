@@ -1,4 +1,4 @@
-"""Two turns of one conversation: caption, instruction, corrected caption. Training and inference both generate here."""
+"""Two turns of one conversation: caption, instruction, corrected caption; for training and for inference."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ def generate_two_turns(
         bridge ([`Bridge`]): From [`correction_bridge`].
         generation_config ([`~transformers.GenerationConfig`]): Used for both turns.
         num_corrections (`int`, defaults to `1`): Corrections per first caption.
-        reuse_cache (`bool`, defaults to `True`): Continue from the first turn's KV cache. Where the model's cache cannot
-            be continued (static, sliding window), the context is encoded again, with a warning.
+        reuse_cache (`bool`, defaults to `True`): Continue from the first turn's KV cache. Where the model's cache
+            cannot be continued (static, sliding window), the context is encoded again, with a warning.
 
     Returns:
         `list[Turns]` of length `B * num_corrections`, the corrections of one caption side by side.
@@ -192,9 +192,8 @@ def _up_to_end(ids: list[int], eos_token_ids: Sequence[int]) -> list[int]:
 
 def _padded(rows: Sequence[Sequence[int]], pad: int, left: bool, device: torch.device) -> torch.Tensor:
     width = max(len(row) for row in rows)
-    filled = [
-        [pad] * (width - len(row)) + list(row) if left else list(row) + [pad] * (width - len(row)) for row in rows
-    ]
+    pads = [[pad] * (width - len(row)) for row in rows]
+    filled = [[*fill, *row] if left else [*row, *fill] for row, fill in zip(rows, pads)]
     return torch.tensor(filled, dtype=torch.long, device=device)
 
 

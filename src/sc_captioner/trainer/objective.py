@@ -43,10 +43,10 @@ def correction_advantages(
     """Advantage of every correction.
 
     Args:
-        rewards (`torch.Tensor`): Shape `(N,)`, consecutive samples of one group together; NaN where no reward is known.
+        rewards (`torch.Tensor`): Shape `(N,)`, samples of one group side by side; NaN where no reward is known.
         group_size (`int`): Samples that share a baseline; divides `N`.
-        kind (`str`): `"group"` subtracts the group's mean; `"reinforce"` keeps the reward (SC-Captioner, eq. of section 3).
-        scale (`str`): Standard deviation that divides a `"group"` advantage: of the `"group"`, of the `"batch"`, `"none"`.
+        kind (`str`): `"group"` subtracts the group's mean; `"reinforce"` keeps the reward (SC-Captioner, section 3).
+        scale (`str`): What divides a `"group"` advantage: standard deviation of the `"group"` or `"batch"`, `"none"`.
 
     Returns:
         `torch.Tensor`: Shape `(N,)`; 0 where the reward is NaN, so that such a sample moves nothing.

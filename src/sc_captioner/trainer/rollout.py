@@ -37,9 +37,8 @@ def two_turn_rollout(prompts: list[list[dict[str, Any]]], trainer: SCTrainer) ->
 
     first, second = ([getattr(turn, name) for turn in turns] for name in ("first", "second"))
     decode = trainer.processing_class.batch_decode
-    first_text, second_text = (
-        [text.strip() for text in decode(ids, skip_special_tokens=True)] for ids in (first, second)
-    )
+    first_text = [text.strip() for text in decode(first, skip_special_tokens=True)]
+    second_text = [text.strip() for text in decode(second, skip_special_tokens=True)]
     _log(trainer, first, second, first_text, second_text)
     return {
         "prompt_ids": [ids for ids in prompt_ids for _ in range(repeats)],

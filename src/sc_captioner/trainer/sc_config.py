@@ -84,10 +84,9 @@ class SCConfig(GRPOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, kinds in (("policy_turns", PolicyTurns), ("kl_estimator", KLEstimator), ("advantage", Advantage)):
-            if getattr(self, name) not in get_args(kinds):
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(get_args(kinds))}."
-                )
+            value, known = getattr(self, name), get_args(kinds)
+            if value not in known:
+                raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(known)}.")
         if not self.instruction.strip():
             raise ValueError("instruction is empty; the second turn needs a user message that asks for a correction.")
         if self.beta == 0.0 and self.second_turn_beta != 0.0:
@@ -118,13 +117,12 @@ class SCConfig(GRPOConfig):
         rows = self.per_device_train_batch_size * self.steps_per_generation
         if rows % self.num_corrections:
             raise ValueError(
-                f"num_corrections={self.num_corrections} must divide the samples that one process generates at a time, "
+                f"num_corrections={self.num_corrections} must divide what one process generates at a time, "
                 f"per_device_train_batch_size * steps_per_generation = {rows}; raise either of them."
             )
-        if self.num_generations_eval and self.num_generations_eval % min(
-            self.num_corrections, self.num_generations_eval
-        ):
+        in_eval = self.num_generations_eval or self.num_generations
+        if in_eval % min(self.num_corrections, in_eval):
             raise ValueError(
-                f"num_generations_eval={self.num_generations_eval} must be a multiple of "
+                f"num_generations_eval={in_eval} must be a multiple of "
                 f"num_corrections={self.num_corrections}, or smaller than it."
             )
