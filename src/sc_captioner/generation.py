@@ -86,6 +86,13 @@ def _is_text(processor: ProcessorMixin, token: int) -> bool:
     return token not in processor.tokenizer.all_special_ids and bool(processor.tokenizer.decode([token]).strip())
 
 
+def vision_token_ids(config: Any) -> list[int]:
+    """Ids of the tokens that stand for images and videos; a sampled one would not match the image features."""
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    ids = (getattr(config, name, None) for name in names)
+    return sorted({token for token in ids if token is not None})
+
+
 @torch.no_grad()
 def generate_two_turns(
     model: PreTrainedModel,

@@ -43,6 +43,7 @@ class SCConfig(GRPOConfig):
             `num_corrections` is 1) and scales by `scale_rewards`; `"reinforce"` takes the reward as it is.
         reuse_first_turn_cache (`bool`, defaults to `True`):
             Generate the second turn from the first turn's KV cache instead of encoding image and caption again.
+        freeze_vision_tower (`bool`, defaults to `True`): Train the language model only, as released.
 
     Raises:
         ValueError: If a setting contradicts another one; the message names both and the remedy.
@@ -75,6 +76,9 @@ class SCConfig(GRPOConfig):
     )
     reuse_first_turn_cache: bool = field(
         default=True, metadata={"help": "Generate the second turn from the first turn's KV cache."}
+    )
+    freeze_vision_tower: bool = field(
+        default=True, metadata={"help": "Train the language model (or its adapter) only, as released."}
     )
     use_bias_correction_kl: bool = field(
         default=False, metadata={"help": "Not available here: the per-turn KL estimators are chosen by kl_estimator."}

@@ -13,7 +13,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from trl import GRPOTrainer
 
-from ..generation import correction_bridge
+from ..generation import correction_bridge, vision_token_ids
 from .objective import correction_advantages, token_kl, turn_masks
 from .rollout import two_turn_rollout
 from .sc_config import SCConfig
@@ -144,6 +144,8 @@ class SCTrainer(GRPOTrainer):
                 peft_config=peft_config,
                 rollout_func=two_turn_rollout,
             )
+        if args.freeze_vision_tower:
+            self.accelerator.unwrap_model(self.model).get_encoder(modality="image").requires_grad_(False)
         self.bridge = correction_bridge(
             self.processing_class, args.instruction, self.eos_token_ids, **self.chat_template_kwargs
         )
@@ -223,10 +225,3 @@ class SCTrainer(GRPOTrainer):
         if self.loss_type in ("grpo", "sapo"):
             return ((values * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean()
         return (values * mask).sum() / mask.sum().clamp(min=1)
-
-
-def vision_token_ids(config: Any) -> list[int]:
-    """Ids of the tokens that stand for images and videos; a sampled one would not match the image features."""
-    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    ids = (getattr(config, name, None) for name in names)
-    return sorted({token for token in ids if token is not None})

@@ -1,0 +1,56 @@
+"""Teach a captioner to correct itself: reinforcement learning over two turns.
+
+    accelerate launch recipes/sc.py --config recipes/scenes/sc.yaml
+    accelerate launch recipes/sc.py --config recipes/scenes/sc.yaml --learning_rate 1e-4 --resume_from_checkpoint auto
+
+Every setting of SCConfig, of TRL's ModelConfig, and of the dataset and the reward stands in the YAML or on the
+command line; `--help` lists them.
+"""
+
+import sys
+
+from transformers import ProgressCallback
+from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+
+from sc_captioner import SCConfig, SCTrainer
+from sc_captioner.arguments import DatasetArguments, RewardArguments, checkpoint_to_resume
+from sc_captioner.data import DatasetError, ModelError, check_captioner, conversational
+from sc_captioner.trainer.progress import TurnProgress
+
+
+def main(
+    dataset_args: DatasetArguments, reward_args: RewardArguments, training_args: SCConfig, model_args: ModelConfig
+) -> None:
+    checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(training_args.model_init_kwargs or {}),
+    }
+    check_captioner(model_args.model_name_or_path, trust_remote_code=training_args.trust_remote_code)
+    trainer = SCTrainer(
+        model=model_args.model_name_or_path,
+        reward_funcs=reward_args.reward(),
+        args=training_args,
+        train_dataset=conversational(dataset_args.load()),
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(TurnProgress())
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    if training_args.push_to_hub:
+        trainer.push_to_hub(dataset_name=dataset_args.dataset)
+    trainer.accelerator.print(f"Model, processor and log are in {training_args.output_dir}.")
+    trainer.end()
+
+
+if __name__ == "__main__":
+    parser = TrlParser((DatasetArguments, RewardArguments, SCConfig, ModelConfig), description=__doc__)
+    try:
+        main(*parser.parse_args_and_config())
+    except (DatasetError, ModelError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,148 @@
+"""Settings that the recipes share, and what they stand for: a dataset, a reward, a checkpoint to go on from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+    from .rewards import CorrectionReward
+
+
+@dataclass
+class DatasetArguments:
+    """
+    Which captions to train or evaluate on.
+
+    Args:
+        dataset (`str`): `scenes`, a file, a folder, or the id of a dataset on the Hub.
+        dataset_split, dataset_config, dataset_revision (`str`): Which part of it.
+        dataset_seed (`int`): Seed of `scenes`.
+        num_samples (`int`, *optional*): Rows to take; needed for `scenes`.
+        columns (`dict`, *optional*): Our column to the dataset's, e.g. `{"reference": "caption"}`.
+        prompt (`str`, *optional*): Captioning prompt where the dataset has no column `prompt`.
+        image_root (`str`, *optional*): Folder that relative image paths start from.
+        streaming (`bool`): Read rows as they come.
+    """
+
+    dataset: str = field(
+        default="scenes", metadata={"help": "'scenes' (embedded), a file, a folder, or the id of a Hub dataset."}
+    )
+    dataset_split: str = field(default="train", metadata={"help": "Split of the dataset."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub dataset."})
+    dataset_seed: int = field(default=0, metadata={"help": "Seed of 'scenes'."})
+    num_samples: int | None = field(default=None, metadata={"help": "Rows to take; needed for 'scenes'."})
+    columns: dict[str, str] | str | None = field(
+        default=None, metadata={"help": 'Our columns to the dataset\'s, as in \'{"reference": "caption"}\'.'}
+    )
+    prompt: str | None = field(
+        default=None, metadata={"help": "Captioning prompt where the dataset has no column 'prompt'."}
+    )
+    image_root: str | None = field(default=None, metadata={"help": "Folder that relative image paths start from."})
+    streaming: bool = field(default=False, metadata={"help": "Read rows as they come; nothing is kept on disk."})
+
+    def load(self) -> Dataset | IterableDataset:
+        """The dataset, every row of it (the first rows of a streamed one) checked.
+
+        Raises:
+            DatasetError: If it cannot be read or used; the message names row, column or setting and the remedy.
+        """
+        import json
+
+        from .data import check_caption_dataset, load_caption_dataset
+        from .prompts import CAPTION_PROMPT
+
+        dataset = load_caption_dataset(
+            self.dataset,
+            split=self.dataset_split,
+            config=self.dataset_config,
+            revision=self.dataset_revision,
+            num_samples=self.num_samples,
+            seed=self.dataset_seed,
+            columns=json.loads(self.columns) if isinstance(self.columns, str) else self.columns,
+            prompt=self.prompt or CAPTION_PROMPT,
+            image_root=self.image_root,
+            streaming=self.streaming,
+        )
+        return check_caption_dataset(dataset)
+
+
+@dataclass
+class ScoringArguments:
+    """
+    How captions become graphs and graphs become numbers.
+
+    Args:
+        parser (`str`): `compact`, `factual`, a folder or a Hub id.
+        encoder (`str`, *optional*): SentenceTransformer by name or path; default: the embedded MiniLM.
+        lexicon (`str`): `auto`, `nltk` or `bundled`.
+    """
+
+    parser: str = field(
+        default="compact",
+        metadata={"help": "'compact' (embedded), 'factual' (T5 from the Hub), a folder or a Hub id."},
+    )
+    encoder: str | None = field(
+        default=None, metadata={"help": "SentenceTransformer by name or path; default: the embedded MiniLM."}
+    )
+    lexicon: Literal["auto", "nltk", "bundled"] = field(
+        default="auto", metadata={"help": "Lemmas and synonyms: NLTK's WordNet where present, or the bundled lists."}
+    )
+
+
+@dataclass
+class RewardArguments(ScoringArguments):
+    """
+    The reward of a correction, beside the scoring settings.
+
+    Args:
+        preset (`str`): `paper` or `released` (method page, sections 5 and 4).
+        parts (`list[str]`, *optional*): Parts of the `paper` preset to use; default: all.
+    """
+
+    preset: Literal["paper", "released"] = field(default="paper", metadata={"help": "Form of the reward."})
+    parts: list[str] | None = field(
+        default=None, metadata={"help": "Parts of the paper preset to use, as in 'objects attributes'; default: all."}
+    )
+
+    def reward(self) -> CorrectionReward:
+        """The reward function with its parser and encoder loaded."""
+        from .rewards import CorrectionReward
+
+        options: dict[str, Any] = {} if self.parts is None else {"parts": self.parts}
+        return CorrectionReward(
+            preset=self.preset, parser=self.parser, encoder=self.encoder, lexicon=self.lexicon, **options
+        )
+
+
+def checkpoint_to_resume(setting: str | bool | None, output_dir: str) -> str | None:
+    """The checkpoint that `resume_from_checkpoint` stands for.
+
+    Args:
+        setting (`str` or `bool`, *optional*): A folder; `auto` or `true`: the newest complete checkpoint of
+            `output_dir`, or none if there is none yet; nothing or `false`: start anew.
+        output_dir (`str`): Where the run keeps its checkpoints.
+
+    Raises:
+        ValueError: If the folder named holds no complete checkpoint.
+    """
+    if setting is None or str(setting).lower() == "false":
+        return None
+    if str(setting).lower() not in ("auto", "true"):
+        if not _is_complete(Path(str(setting))):
+            raise ValueError(
+                f"resume_from_checkpoint={setting!r} holds no complete checkpoint; name another or 'auto'."
+            )
+        return str(setting)
+    complete = [folder for folder in Path(output_dir).glob("checkpoint-*") if _is_complete(folder)]
+    return str(max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]))) if complete else None
+
+
+def _is_complete(folder: Path) -> bool:
+    # transformers writes this file last, so a run killed while it saved leaves a folder without it.
+    return (folder / "trainer_state.json").is_file()

@@ -1,0 +1,151 @@
+"""The two turns for users: load a captioner, caption images, have the captions corrected."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+
+from .data.columns import conversation
+from .generation import correction_bridge, generate_two_turns, vision_token_ids
+from .prompts import CORRECTION_INSTRUCTION
+
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from transformers import PreTrainedModel, ProcessorMixin
+
+
+@dataclass(frozen=True)
+class CorrectedCaption:
+    """A caption and its correction.
+
+    Args:
+        first (`str`): Caption of the first turn.
+        second (`str`): Corrected caption of the second turn.
+    """
+
+    first: str
+    second: str
+
+
+def load_captioner(
+    name_or_path: str, *, device: str | None = None, trust_remote_code: bool = False, **model_kwargs: Any
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Model and processor, ready to generate; a PEFT adapter is loaded on top of the base model that it names.
+
+    Args:
+        name_or_path (`str`): Folder or Hub id of a model or of an adapter.
+        device (`str`, *optional*): Default: the accelerator where there is one.
+        trust_remote_code (`bool`): Run code that the repository brings along.
+        model_kwargs: For `from_pretrained`, e.g. `dtype="bfloat16"` or `quantization_config`.
+
+    Raises:
+        ValueError: If the model has no processor with an image processor and a chat template.
+    """
+    model = AutoModelForImageTextToText.from_pretrained(
+        name_or_path, trust_remote_code=trust_remote_code, **model_kwargs
+    )
+    processor = AutoProcessor.from_pretrained(
+        _processor_source(name_or_path), padding_side="left", trust_remote_code=trust_remote_code
+    )
+    if device is None and "device_map" not in model_kwargs:
+        device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+    if device is not None:
+        model = model.to(device)
+    return model.eval(), processor
+
+
+def _processor_source(name_or_path: str) -> str:
+    # An adapter's folder usually holds the processor too; one that does not names the model that has it.
+    adapter = Path(name_or_path) / "adapter_config.json"
+    if not adapter.is_file() or (Path(name_or_path) / "tokenizer_config.json").is_file():
+        return name_or_path
+    return json.loads(adapter.read_text())["base_model_name_or_path"]
+
+
+def corrected_captions(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    images: Sequence[Image.Image],
+    prompts: Sequence[str],
+    *,
+    instruction: str = CORRECTION_INSTRUCTION,
+    batch_size: int = 8,
+    progress: bool = False,
+    **generation: Any,
+) -> list[CorrectedCaption]:
+    """Caption every image, tell the model to correct itself, and return both captions, in order.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]), processor ([`~transformers.ProcessorMixin`]): From `load_captioner`.
+        images (`Sequence[PIL.Image.Image]`): Read batch by batch, so a lazy `datasets` column stays lazy.
+        prompts (`Sequence[str]`): One captioning prompt per image.
+        instruction (`str`): What the model is told between the turns.
+        batch_size (`int`): Images per batch.
+        progress (`bool`): Show a progress bar.
+        generation: Fields of [`~transformers.GenerationConfig`] for both turns. Default: greedy, 512 new tokens.
+
+    Raises:
+        ValueError: If there are not as many prompts as images.
+    """
+    if len(images) != len(prompts):
+        raise ValueError(f"{len(images)} images but {len(prompts)} prompts; give one prompt per image.")
+    config = _generation_config(model, processor, generation)
+    bridge = correction_bridge(processor, instruction, config.eos_token_id)
+    captions: list[CorrectedCaption] = []
+    with (
+        _left_padding(processor),
+        tqdm(total=len(images), desc="Captioning", unit="image", disable=not progress) as bar,
+    ):
+        for start in range(0, len(images), batch_size):
+            rows = slice(start, start + batch_size)
+            inputs = _encoded(processor, images[rows], prompts[rows]).to(model.device, model.dtype)
+            for turns in generate_two_turns(model, inputs, bridge, config):
+                first, second = processor.batch_decode([turns.first, turns.second], skip_special_tokens=True)
+                captions.append(CorrectedCaption(first.strip(), second.strip()))
+            bar.update(len(captions) - start)
+    return captions
+
+
+def _encoded(processor: ProcessorMixin, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
+    texts = []
+    for prompt in prompts:
+        message = conversation(prompt)[0]
+        content = [{"type": "image"}, {"type": "text", "text": message["content"]}]
+        texts.append(processor.apply_chat_template([{**message, "content": content}], add_generation_prompt=True))
+    return processor(images=[[image] for image in images], text=texts, padding=True, return_tensors="pt")
+
+
+def _generation_config(
+    model: PreTrainedModel, processor: ProcessorMixin, generation: dict[str, Any]
+) -> GenerationConfig:
+    tokenizer = processor.tokenizer
+    eos = model.generation_config.eos_token_id
+    eos = [] if eos is None else [eos] if isinstance(eos, int) else eos
+    if not eos or tokenizer.eos_token_id not in eos:
+        eos = [tokenizer.eos_token_id, *eos]
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0]
+    defaults = {"max_new_tokens": 512, "do_sample": False}
+    return GenerationConfig(
+        **{**defaults, **generation},
+        eos_token_id=eos,
+        pad_token_id=pad,
+        suppress_tokens=vision_token_ids(model.config) or None,
+    )
+
+
+@contextmanager
+def _left_padding(processor: ProcessorMixin) -> Iterator[None]:
+    side, processor.tokenizer.padding_side = processor.tokenizer.padding_side, "left"
+    try:
+        yield
+    finally:
+        processor.tokenizer.padding_side = side
