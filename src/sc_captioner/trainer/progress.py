@@ -18,7 +18,7 @@ _SHOWN = {
 
 
 class TurnProgress(ProgressCallback):
-    """[`~transformers.ProgressCallback`] with the figures that matter behind the bar; all others go to the log file."""
+    """[`~transformers.ProgressCallback`] with the figures that matter behind the bar; the log file has all."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or self.training_bar is None:
