@@ -54,7 +54,7 @@ def _with_transformers(
     trainer: SCTrainer, prompt_ids: list[list[int]], fields: dict[str, Any], repeats: int
 ) -> list[Turns]:
     def left_padded(rows: list[list[int]], value: int) -> torch.Tensor:
-        return pad([torch.tensor(row) for row in rows], padding_value=value, padding_side="left")
+        return pad([torch.as_tensor(row) for row in rows], padding_value=value, padding_side="left")
 
     inputs = {
         "input_ids": left_padded(prompt_ids, trainer._tokenizer.pad_token_id),

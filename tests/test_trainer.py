@@ -1,0 +1,194 @@
+"""SCTrainer on real architectures at toy size: what it optimises, what it keeps, what it refuses."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+from tiny_models import TINY, tiny_qwen2_vl
+from trl import GRPOTrainer
+
+from sc_captioner.trainer import SCConfig, SCTrainer
+from sc_captioner.trainer.sc_trainer import TRL_PRIVATE_API
+
+
+def longer_second_caption(first_caption, second_caption, **columns):
+    """A reward that needs no parser: reaches for length, and knows nothing of the third sample."""
+    rewards = [len(second) / 50 - len(first) / 50 for first, second in zip(first_caption, second_caption)]
+    return [None if i == 2 else reward for i, reward in enumerate(rewards)]
+
+
+@pytest.fixture
+def captions():
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 255, (56 + 28 * (i % 2), 56, 3), dtype=np.uint8)) for i in range(8)]
+    prompts = [[{"role": "user", "content": f"Describe this image{' in detail' * (i % 3)}."}] for i in range(8)]
+    return Dataset.from_dict({"image": images, "prompt": prompts, "reference": ["A small red circle."] * 8})
+
+
+def saved(build, folder):
+    model, processor = build()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def trainer_for(tmp_path, captions, build=tiny_qwen2_vl, reward=longer_second_caption, **changes):
+    trainer_options = {key: changes.pop(key) for key in ("peft_config", "eval_dataset") if key in changes}
+    values = {
+        "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "num_generations": 4,
+        "num_corrections": 2, "max_completion_length": 12, "temperature": 1.0, "instruction": "Please review.",
+        "learning_rate": 1e-2, "max_steps": 2, "logging_steps": 1, "loss_type": "grpo", "bf16": False,
+        "use_cpu": True, "report_to": [], "save_strategy": "no", "activation_checkpointing": False,
+        "model_init_kwargs": {"dtype": "float32"}, "disable_tqdm": True,
+    }  # fmt: skip
+    args = SCConfig(str(tmp_path / "run"), **{**values, **changes})
+    return SCTrainer(saved(build, tmp_path / "model"), reward, args, captions, **trainer_options)
+
+
+def test_overridden_methods_of_trl_have_not_changed():
+    for name, parameters in TRL_PRIVATE_API.items():
+        assert tuple(inspect.signature(getattr(GRPOTrainer, name)).parameters) == parameters, (
+            f"TRL's {name} has changed; read it again before the pin of TRL is moved."
+        )
+
+
+@pytest.mark.parametrize("family", sorted(TINY))
+def test_every_family_takes_steps(tmp_path, captions, family):
+    trainer = trainer_for(tmp_path, captions, TINY[family])
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    trainer.train()
+    changed = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
+    vision = {name for name in before if "visual" in name or "vision_tower" in name or "vision_model" in name}
+    assert changed and not changed & vision  # frozen, as released
+    logs = [row for row in trainer.state.log_history if "reward" in row]
+    assert len(logs) == 2
+    for key in ("first_turn/kl", "second_turn/kl", "first_turn/mean_length", "second_turn/clipped_ratio"):
+        assert all(np.isfinite(row[key]) for row in logs)
+    assert logs[0]["first_turn/kl"] == pytest.approx(0.0, abs=1e-6)
+    assert logs[0]["skipped_samples"] == 1
+
+
+@pytest.mark.parametrize("policy_turns", ["second", "both"])
+@pytest.mark.parametrize("advantage", ["group", "reinforce"])
+def test_gradient_is_that_of_the_objective(tmp_path, captions, policy_turns, advantage):
+    weights = {"beta": 0.3, "second_turn_beta": 0.07, "policy_turns": policy_turns, "advantage": advantage}
+    trainer = trainer_for(tmp_path, captions, gradient_accumulation_steps=1, freeze_vision_tower=False, **weights)
+    with torch.no_grad():  # away from the reference model, so that the KL terms count
+        for parameter in trainer.model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    inputs = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    trainer.compute_loss(trainer.model, inputs).backward()
+
+    policy, _ = tiny_qwen2_vl()
+    reference, _ = tiny_qwen2_vl()
+    policy.load_state_dict(trainer.model.state_dict())
+    rows = []
+    for i in range(4):
+        row = {key: value[i] for key, value in inputs.items() if key.endswith(("_ids", "_mask", "advantages"))}
+        with torch.no_grad():
+            ref_logps, _, _ = token_logps(reference, row, inputs, i)
+        logps, first, second = token_logps(policy, row, inputs, i)
+        acted = second if policy_turns == "second" else [*first, *second]
+        kl = (logps - ref_logps).square() / 2
+        rows.append(-row["advantages"] * logps[acted].mean() + 0.3 * kl[first].mean() + 0.07 * kl[second].mean())
+    torch.stack(rows).mean().backward()
+    expected = {name: parameter.grad for name, parameter in policy.named_parameters()}
+    compared = 0
+    for name, parameter in trainer.model.named_parameters():
+        if expected[name] is not None and expected[name].abs().max() > 1e-5:
+            assert torch.allclose(parameter.grad, expected[name], rtol=1e-3, atol=1e-6), name
+            compared += 1
+    assert compared > 20
+
+
+def token_logps(model, row, inputs, i):
+    """Log-probability of every completion token, one unpadded sample at a time, and the positions of both turns."""
+    prompt = row["prompt_ids"][row["prompt_mask"].bool()]
+    kept = row["completion_mask"].bool()
+    completion, policy = row["completion_ids"][kept], row["tool_mask"][kept].tolist()
+    ids = torch.cat([prompt, completion]).unsqueeze(0)
+    grids = inputs["image_grid_thw"]
+    patches = grids.prod(dim=1).tolist()
+    pixels = inputs["pixel_values"][sum(patches[:i]) : sum(patches[: i + 1])]
+    logits = model(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        pixel_values=pixels,
+        image_grid_thw=grids[i : i + 1],
+        mm_token_type_ids=(ids == model.config.image_token_id).int(),
+    ).logits[0, len(prompt) - 1 : -1]
+    logps = logits.log_softmax(dim=-1).gather(1, completion.unsqueeze(1)).squeeze(1)
+    split = policy.index(0)
+    first = list(range(split))
+    second = [t for t in range(split, len(policy)) if policy[t]]
+    return logps, first, second
+
+
+def test_samples_of_a_group_share_first_captions_as_asked(tmp_path, captions):
+    for corrections, distinct in ((4, 1), (2, 2)):
+        seen = []
+
+        def reward(first_caption, prompts, seen=seen, **columns):
+            seen.extend(first_caption)
+            return [0.0] * len(first_caption)
+
+        folder = tmp_path / str(corrections)
+        trainer = trainer_for(folder, captions, reward=reward, num_corrections=corrections, max_steps=1)
+        trainer.train()
+        groups = [seen[i : i + 4] for i in range(0, len(seen), 4)]
+        assert all(len(set(group)) <= distinct for group in groups)
+        for group in groups:
+            for start in range(0, 4, corrections):
+                assert len(set(group[start : start + corrections])) == 1
+
+
+def test_evaluation_logs_rewards_of_the_second_turn(tmp_path, captions):
+    trainer = trainer_for(
+        tmp_path,
+        captions,
+        eval_dataset=captions.select(range(4)),
+        num_generations_eval=1,
+        per_device_eval_batch_size=2,
+    )
+    metrics = trainer.evaluate()
+    assert {"eval_reward", "eval_first_turn/mean_length", "eval_second_turn/unchanged_ratio"} <= set(metrics)
+
+
+def test_completions_table_shows_both_captions(tmp_path, captions):
+    import pandas
+
+    trainer = trainer_for(tmp_path, captions, log_completions=True, max_steps=1)
+    trainer.train()
+    table = pandas.read_parquet(next((tmp_path / "run" / "completions").glob("*.parquet")))
+    assert {"first_caption", "second_caption", "longer_second_caption", "advantage"} <= set(table.columns)
+    assert len(table) == 8
+    # The table shows the advantages that were used: zero on average in every group that shares a first caption.
+    for start in range(0, 8, 2):
+        group = table["advantage"][start : start + 2]
+        assert abs(group.sum()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_corrections": 3}, "num_corrections=3 must be a divisor of num_generations=4"),
+        ({"kl_estimator": "k4"}, "kl_estimator='k4' is unknown; choose one of k1, k2, k3"),
+        ({"advantage": "none"}, "choose one of group, reinforce"),
+        ({"beta": 0.0}, "second_turn_beta=0.01 needs the reference model"),
+        ({"instruction": " "}, "instruction is empty"),
+        ({"use_bias_correction_kl": True}, "set it to False"),
+        (
+            {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_generations": 8,
+             "steps_per_generation": 4, "num_corrections": 8, "num_generations_eval": 12},
+            "num_generations_eval=12 must be a multiple",
+        ),
+    ],
+)  # fmt: skip
+def test_contradictory_settings_are_refused(tmp_path, captions, changes, message):
+    with pytest.raises(ValueError, match=message):
+        trainer_for(tmp_path, captions, **changes)
