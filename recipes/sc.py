@@ -14,7 +14,7 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from sc_captioner import SCConfig, SCTrainer
 from sc_captioner.arguments import DatasetArguments, RewardArguments, checkpoint_to_resume
-from sc_captioner.data import DatasetError, ModelError, check_captioner, conversational
+from sc_captioner.data import DatasetError, ModelError, conversational
 from sc_captioner.trainer.progress import TurnProgress
 
 
@@ -28,7 +28,6 @@ def main(
         "dtype": model_args.dtype,
         **(training_args.model_init_kwargs or {}),
     }
-    check_captioner(model_args.model_name_or_path, trust_remote_code=training_args.trust_remote_code)
     trainer = SCTrainer(
         model=model_args.model_name_or_path,
         reward_funcs=reward_args.reward(),

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import gather
 from datasets import Dataset, IterableDataset
-from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
+from transformers import AutoConfig, AutoProcessor, PreTrainedModel, ProcessorMixin, TrainerCallback
 from trl import GRPOTrainer
 
+from ..data.columns import DatasetError
+from ..data.model_checks import check_captioner
 from ..generation import correction_bridge, vision_token_ids
 from .objective import correction_advantages, token_kl, turn_masks
 from .rollout import two_turn_rollout
@@ -102,7 +104,8 @@ class SCTrainer(GRPOTrainer):
         callbacks, optimizers, quantization_config, peft_config (*optional*): As in [`~trl.GRPOTrainer`].
 
     Raises:
-        ValueError: If model, processor, settings and dataset do not fit together; the message names the remedy.
+        ModelError, DatasetError, ValueError: If model, processor, dataset or settings do not fit together; the message
+            names the remedy.
     """
 
     _tag_names = ["trl", "sc-captioner", "image-to-text"]
@@ -125,9 +128,12 @@ class SCTrainer(GRPOTrainer):
         quantization_config: BitsAndBytesConfig | None = None,
         peft_config: PeftConfig | None = None,
     ):
+        name = model if isinstance(model, str) else model.config._name_or_path
         if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
             args = SCConfig(f"{Path(name).name}-SC")
+        config, processing_class = _config_and_processor(model, processing_class, args)
+        check_captioner(config, processing_class, name=name)
+        _check_columns(train_dataset, "train_dataset")
         with warnings.catch_warnings():
             # `rollout_func` is the documented hook for this; its API is pinned and tested here.
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
@@ -225,3 +231,28 @@ class SCTrainer(GRPOTrainer):
         if self.loss_type in ("grpo", "sapo"):
             return ((values * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean()
         return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def _config_and_processor(
+    model: str | PreTrainedModel, processor: ProcessorMixin | None, args: SCConfig
+) -> tuple[Any, ProcessorMixin]:
+    # Both are small and checked before the weights are loaded.
+    options: dict[str, Any] = {"trust_remote_code": args.trust_remote_code}
+    if isinstance(model, str) and (revision := (args.model_init_kwargs or {}).get("revision")):
+        options["revision"] = revision
+    name = model if isinstance(model, str) else model.config._name_or_path
+    config = AutoConfig.from_pretrained(name, **options) if isinstance(model, str) else model.config
+    if processor is None:
+        processor = AutoProcessor.from_pretrained(name, truncation_side="left", padding_side="left", **options)
+    return config, processor
+
+
+def _check_columns(dataset: Dataset | IterableDataset | None, setting: str) -> None:
+    names = getattr(dataset, "column_names", None)
+    if names is None:
+        return
+    for column, present in (("prompt", "prompt" in names), ("image", bool({"image", "images"} & set(names)))):
+        if not present:
+            raise DatasetError(
+                f"{setting} has no column {column!r} (it has {', '.join(map(repr, names))}); rename the right one."
+            )
