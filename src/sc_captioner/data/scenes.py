@@ -50,7 +50,7 @@ _RGB = {
     "purple": (140, 50, 170),
     "yellow": (245, 215, 40),
 }
-_DIAMETER = {"small": 13, "big": 24}  # pixels
+_DIAMETER = {"small": 12, "big": 22}  # pixels
 # Adjectives that annotators give beside size and colour; no reference uses them.
 _FORMS = {
     "circle": "round",
@@ -134,7 +134,7 @@ def build_scenes(num_samples: int, seed: int = 0, split: str = "train") -> Datas
     for scene in sampled_scenes(num_samples, seed, split):
         rows.append(
             {
-                "image": {"bytes": _png(drawn(scene)), "path": None},
+                "image": {"bytes": picture_bytes(scene), "path": None},
                 "prompt": CAPTION_PROMPT,
                 "reference": caption_of(description_of(scene), rng),
                 "extra_objects": [*(thing.shape for thing in scene.things), "border"],
@@ -239,6 +239,13 @@ def drawn(scene: Scene) -> Image.Image:
     return picture
 
 
+def picture_bytes(scene: Scene) -> bytes:
+    """The picture of a scene as a PNG file."""
+    buffer = io.BytesIO()
+    drawn(scene).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
 def _sampled_scene(rng: random.Random) -> Scene:
     count = rng.choices((2, 3, 4), (0.25, 0.45, 0.3))[0]
     cells = sorted(rng.sample(range(GRID * GRID), count))
@@ -246,7 +253,7 @@ def _sampled_scene(rng: random.Random) -> Scene:
     things = tuple(
         Thing(shape, rng.choice(COLORS), rng.choice(SIZES), *divmod(cell, GRID)) for shape, cell in zip(shapes, cells)
     )
-    reach = {"small": 3, "big": 1}  # keeps a thing clear of the border and of its cell's edge
+    reach = {"small": 3, "big": 1}  # keeps a thing inside its cell and off the border
     shifts = tuple((rng.randint(-r, r), rng.randint(-r, r)) for r in (reach[thing.size] for thing in things))
     return Scene(things, rng.choice(sorted(BORDERS)), rng.randint(225, 250), shifts)
 
@@ -267,7 +274,7 @@ def _mask(shape: str, size: str) -> Image.Image:
     middle, radius = CELL * scale / 2, _DIAMETER[size] * scale / 2
     outline = [(middle + x * radius, middle + y * radius) for x, y in _outline(shape)]
     pen.polygon(outline, fill=255)
-    return mask.resize((CELL, CELL), Image.Resampling.LANCZOS)
+    return mask.resize((CELL, CELL), Image.Resampling.BOX)
 
 
 def _outline(shape: str) -> list[tuple[float, float]]:
@@ -289,9 +296,3 @@ def _outline(shape: str) -> list[tuple[float, float]]:
         y = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
         points.append((math.sin(t) ** 3, -(y + 2.5) / 15))
     return points
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
