@@ -1,0 +1,251 @@
+"""The correction reward as the paper means it, part by part (method, section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from ..matching import similarities, written
+from ..scene_graph.graph import Revision, Triple
+from .contrast import contrary_attributes, contrary_relations
+from .released import sigmoid
+from .revision import CaptionTriple, facts_of, revision_of, same_object, same_relation, without_renamings
+
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..scene_graph.encoder import PhraseEncoder
+    from ..scene_graph.lexicon import Lexicon
+
+T = TypeVar("T", str, tuple[str, str, str])
+
+PARTS = ("objects", "attributes", "relations", "mistakes", "length", "unchanged")
+
+
+@dataclass(frozen=True, slots=True)
+class PaperWeights:
+    """Weights and thresholds of the `paper` preset; the defaults are the released ones where there are any.
+
+    Values add up to a logit z; the reward is sigmoid(z) - 0.5, between -0.5 and 0.5.
+
+    Args:
+        hit (`float`): Similarity to the reference above which an element counts as being in it.
+        miss (`float`): Similarity below which it counts as not being in it; in between neither bonus nor mistake.
+        renaming (`float`): Cosine above which a removed and an added object are one object under two names.
+        removal_level, addition_level (`float`): Where the soft terms change sign: a removal scores
+            `removal_level - s`, an addition `s - addition_level`, with s the similarity to the reference.
+        object_soft, relation_soft (`float`): Weight of the mean soft score.
+        object_bonus, attribute_bonus, relation_bonus (`float`): Bonus for every right addition or removal.
+        relation_punishment (`float`): Taken off for every wrong addition or removal of a relation; 0 as in the paper.
+        object_mistake, attribute_mistake (`float`): Taken off for every wrong addition or removal.
+        most (`int`): Number of additions, and of removals, that count at most; attributes are counted per head.
+        length_ratio, length (`float`): A second caption more than `length_ratio` times as long, in characters, adds
+            `length`.
+        unchanged (`float`): z of a correction that changed nothing although something was to be changed.
+        unchanged_right (`float`): z of one that left alone a caption whose facts are the reference's.
+    """
+
+    hit: float = 0.7
+    miss: float = 0.6
+    renaming: float = 0.75
+    removal_level: float = 0.6
+    addition_level: float = 0.55
+    object_soft: float = 2.0
+    object_bonus: float = 0.25
+    object_mistake: float = 0.25
+    attribute_bonus: float = 0.15
+    attribute_mistake: float = 0.15
+    relation_soft: float = 1.0
+    relation_bonus: float = 0.25
+    relation_punishment: float = 0.0
+    most: int = 3
+    length_ratio: float = 2.0
+    length: float = -3.0
+    unchanged: float = -1.0
+    unchanged_right: float = 0.0
+
+
+@dataclass(slots=True)
+class Verdict:
+    """Similarity to the reference of every element of a revision, by kind: `objects`, `attributes`, `relations`.
+
+    Attributes are keyed by `(head, attribute)`. What cannot be judged is absent: attributes of heads of which the
+    reference says nothing, and elements that say again what the reference and both captions already share.
+    """
+
+    added: dict[str, dict[str | tuple[str, ...], float]] = field(default_factory=dict)
+    removed: dict[str, dict[str | tuple[str, ...], float]] = field(default_factory=dict)
+
+
+class PaperJudge:
+    """Revision and score of one caption triple; phrases are named first, so that a batch is encoded in one call.
+
+    Similarity of an element to the reference is 1 if the reference holds it (equal, synonym), else its best cosine
+    to what the reference holds beyond the facts that both captions already share with it: a dog that is added beside
+    the dog that stays is no hit. Every fact of the reference is hit once. Contrary words and directions have
+    similarity 0 whatever their cosine.
+    """
+
+    def __init__(
+        self, triple: CaptionTriple, lexicon: Lexicon, weights: PaperWeights, parts: Collection[str] = PARTS
+    ) -> None:
+        self.triple, self.lexicon, self.weights, self.parts = triple, lexicon, weights, frozenset(parts)
+        self.first = facts_of(triple.first_graph, triple.first, lexicon)
+        self.second = facts_of(triple.second_graph, triple.second, lexicon)
+        self.reference = facts_of(triple.reference_graph, triple.reference, lexicon)
+        self.revision = revision_of(self.first, self.second)
+
+    def phrases(self) -> Iterator[str]:
+        """Every phrase that `score` may compare."""
+        revision = self.revision
+        if revision.added_objects or revision.removed_objects:
+            yield from (*revision.added_objects, *revision.removed_objects, *self.reference.objects)
+        for changed in (revision.added_attributes, revision.removed_attributes):
+            for head, attributes in changed.items():
+                if (reference := self._reference_head(head)) is not None:
+                    yield from (*attributes, *self.reference.attributes[reference])
+        if revision.added_relations or revision.removed_relations:
+            relations = (revision.added_relations, revision.removed_relations, self.reference.relations)
+            yield from (written(triple) for triples in relations for triple in triples)
+
+    def score(self, encoder: PhraseEncoder) -> tuple[Revision, dict[str, float]]:
+        """The revision, and its parts with `unchanged` (0 or 1) and `total` = sigmoid(sum of parts) - 0.5."""
+        weights = self.weights
+        self.revision = without_renamings(self.revision, self.reference, encoder, self.lexicon, weights.renaming)
+        verdict = self.verdict(encoder)
+        values = {
+            "objects": self._soft(verdict, "objects", weights.object_soft) + self._bonus(verdict, "objects"),
+            "attributes": self._bonus(verdict, "attributes"),
+            "relations": self._soft(verdict, "relations", weights.relation_soft)
+            + self._bonus(verdict, "relations")
+            - weights.relation_punishment * self._mistakes(verdict, "relations"),
+            "mistakes": -weights.object_mistake * self._mistakes(verdict, "objects")
+            - weights.attribute_mistake * self._mistakes(verdict, "attributes"),
+            "length": weights.length if self._too_long() else 0.0,
+        }
+        parts = {name: value + 0.0 for name, value in values.items() if name in self.parts}
+        unchanged = self.triple.first == self.triple.second or self.first.same_graph(self.second)
+        logit = sum(parts.values())
+        if unchanged and "unchanged" in self.parts:
+            right = self.first.same_graph(self.reference)
+            logit += weights.unchanged_right if right else weights.unchanged
+        return self.revision, {**parts, "unchanged": float(unchanged), "total": sigmoid(logit) - 0.5}
+
+    def verdict(self, encoder: PhraseEncoder) -> Verdict:
+        """How near every added and removed element is to the reference."""
+        revision, verdict = self.revision, Verdict()
+        sides = (
+            (verdict.added, revision.added_objects, revision.added_attributes, revision.added_relations),
+            (verdict.removed, revision.removed_objects, revision.removed_attributes, revision.removed_relations),
+        )
+        for side, objects, attributes, relations in sides:
+            side["objects"] = dict(self._object_similarity(sorted(objects), encoder))
+            side["attributes"] = dict(self._attribute_similarity(attributes, encoder))
+            side["relations"] = dict(self._relation_similarity(sorted(relations), encoder))
+        return verdict
+
+    def _object_similarity(self, heads: list[str], encoder: PhraseEncoder) -> Iterator[tuple[str, float]]:
+        taken = sorted(self.reference.objects & self.first.objects & self.second.objects)
+        free = sorted(self.reference.objects.difference(taken))
+        known, again = _claims(heads, free, taken, lambda a, b: same_object(a, b, self.lexicon))
+        near_taken = similarities(encoder, heads, taken) > self.weights.hit
+        for i, (head, cosines) in enumerate(zip(heads, similarities(encoder, heads, free))):
+            if head in known:
+                yield head, 1.0
+            elif self.reference.objects and head not in again and not near_taken[i].any():
+                yield head, _best(cosines)
+
+    def _attribute_similarity(
+        self, changed: dict[str, frozenset[str]], encoder: PhraseEncoder
+    ) -> Iterator[tuple[tuple[str, str], float]]:
+        nothing: frozenset[str] = frozenset()
+        for head, attributes in sorted(changed.items()):
+            reference = self._reference_head(head)
+            if reference is None:
+                continue
+            kept = self.first.attributes.get(head, nothing) & self.second.attributes.get(head, nothing)
+            taken = sorted(self.reference.attributes[reference] & kept)
+            rows, free = sorted(attributes), sorted(self.reference.attributes[reference].difference(taken))
+            known, again = _claims(rows, free, taken, self.lexicon.are_synonyms)
+            for attribute, cosines in zip(rows, similarities(encoder, rows, free)):
+                apart = [contrary_attributes(attribute, other) for other in free]
+                if attribute in known:
+                    yield (head, attribute), 1.0
+                elif attribute not in again:
+                    yield (head, attribute), _best(np.where(apart, 0, cosines))
+
+    def _relation_similarity(self, triples: list[Triple], encoder: PhraseEncoder) -> Iterator[tuple[Triple, float]]:
+        taken = sorted(self.reference.relations & self.first.relations & self.second.relations)
+        free = sorted(self.reference.relations.difference(taken))
+        known, again = _claims(triples, free, taken, lambda a, b: same_relation(a, b, self.lexicon))
+        rows = similarities(encoder, [written(t) for t in triples], [written(t) for t in free])
+        for triple, cosines in zip(triples, rows):
+            apart = [contrary_relations(triple, other) for other in free]
+            if triple in known:
+                yield triple, 1.0
+            elif self.reference.relations and triple not in again:
+                yield triple, _best(np.where(apart, 0, cosines))
+
+    def _reference_head(self, head: str) -> str | None:
+        """The reference's name of `head` among its objects with attributes: the same, else the first alike."""
+        if head in self.reference.attributes:
+            return head
+        if head in self.reference.objects:
+            return None
+        return next((h for h in self.reference.attributes if same_object(head, h, self.lexicon)), None)
+
+    def _soft(self, verdict: Verdict, kind: str, weight: float) -> float:
+        added, removed = verdict.added[kind].values(), verdict.removed[kind].values()
+        soft = sum(s - self.weights.addition_level for s in added) / max(len(added), 1)
+        soft += sum(self.weights.removal_level - s for s in removed) / max(len(removed), 1)
+        return weight * soft
+
+    def _bonus(self, verdict: Verdict, kind: str) -> float:
+        each = {
+            "objects": self.weights.object_bonus,
+            "attributes": self.weights.attribute_bonus,
+            "relations": self.weights.relation_bonus,
+        }[kind]
+        right = self._count(verdict.added[kind], kind, hits=True) + self._count(
+            verdict.removed[kind], kind, hits=False
+        )
+        return each * right
+
+    def _mistakes(self, verdict: Verdict, kind: str) -> int:
+        return self._count(verdict.added[kind], kind, hits=False) + self._count(verdict.removed[kind], kind, hits=True)
+
+    def _count(self, similarity: dict[str | tuple[str, ...], float], kind: str, hits: bool) -> int:
+        """Elements that are hits (or misses), at most `most`; of attributes at most `most` per head."""
+        counted = [x for x, s in similarity.items() if (s > self.weights.hit if hits else s < self.weights.miss)]
+        if kind != "attributes":
+            return min(len(counted), self.weights.most)
+        heads = [element[0] for element in counted]
+        return sum(min(heads.count(head), self.weights.most) for head in set(heads))
+
+    def _too_long(self) -> bool:
+        return len(self.triple.second) > self.weights.length_ratio * len(self.triple.first)
+
+
+def _claims(elements: list[T], free: list[T], taken: list[T], same: Callable[[T, T], bool]) -> tuple[set[T], set[T]]:
+    """Elements that are one of `free` each (equal ones first), and those that only repeat a claimed or taken one."""
+    left = [element for element in free if element not in elements]
+    known = {element for element in elements if element in free}
+    again: set[T] = set()
+    for element in elements:
+        if element in known:
+            continue
+        partner = next((other for other in left if same(element, other)), None)
+        if partner is not None:
+            left.remove(partner)
+            known.add(element)
+        elif any(same(element, other) for others in (free, taken) for other in others):
+            again.add(element)
+    return known, again
+
+
+def _best(cosines: NDArray[np.floating]) -> float:
+    return max(float(cosines.max()), 0.0) if cosines.size else 0.0
