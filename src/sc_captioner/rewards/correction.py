@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -105,10 +105,25 @@ class CorrectionReward:
         first_caption: Sequence[str],
         second_caption: Sequence[str],
         reference: Sequence[str],
+        log_metric: Callable[[str, float], None] | None = None,
+        log_extra: Callable[[str, list], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """Rewards of a rollout batch, each between -0.5 and 0.5, `None` for samples that could not be scored."""
+        """Rewards of a rollout batch, each between -0.5 and 0.5, `None` for samples that could not be scored.
+
+        `log_metric` and `log_extra` come from TRL's trainers: every part is logged as the mean `reward_parts/<part>`
+        and as a column of the completions table, beside the reference.
+        """
         scored = self.parts_of(first_caption, second_caption, reference)
+        known = [parts for parts in scored if parts is not None]
+        names = [name for name in (known[0] if known else ()) if name != "total"]
+        if log_metric is not None:
+            for name in names:
+                log_metric(f"reward_parts/{name}", sum(parts[name] for parts in known) / len(known))
+        if log_extra is not None:
+            log_extra("reference", list(reference))
+            for name in names:
+                log_extra(f"part_{name}", [None if parts is None else parts[name] for parts in scored])
         return [None if parts is None else parts["total"] for parts in scored]
 
     def parts_of(
