@@ -1,0 +1,9 @@
+"""The report page of a training run: one HTML file with scores, learning curves and examples."""
+
+from .charts import PANELS, Panel
+from .examples import Example
+from .page import report_html
+from .scores import PairedDifference
+
+
+__all__ = ["PANELS", "Example", "PairedDifference", "Panel", "report_html"]
