@@ -130,6 +130,8 @@ def match(
     candidate_sum = reference_sum = float(exact + synonym)
     if left and free:
         cosines = similarities(encoder, [written(p) for p in left], [written(p) for p in free]).astype(np.float64)
+        # Below 0 the released sums would run out of [0, 1], and an F1 of opposite signs has no bound.
+        cosines = cosines.clip(0, 1)
         candidate_sum += float(cosines.max(axis=1).sum())
         reference_sum += float(cosines.max(axis=0).sum())
     return Match(exact, synonym, candidate_sum, reference_sum, len(candidates), len(references))
