@@ -7,14 +7,12 @@ Every setting of SCConfig, of TRL's ModelConfig, and of the dataset and the rewa
 command line; `--help` lists them.
 """
 
-import sys
-
 from transformers import ProgressCallback
-from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from sc_captioner import SCConfig, SCTrainer
-from sc_captioner.arguments import DatasetArguments, RewardArguments, checkpoint_to_resume
-from sc_captioner.data import DatasetError, ModelError, conversational
+from sc_captioner.arguments import DatasetArguments, RewardArguments, checkpoint_to_resume, run_recipe
+from sc_captioner.data import conversational
 from sc_captioner.trainer.progress import TurnProgress
 
 
@@ -48,8 +46,4 @@ def main(
 
 
 if __name__ == "__main__":
-    parser = TrlParser((DatasetArguments, RewardArguments, SCConfig, ModelConfig), description=__doc__)
-    try:
-        main(*parser.parse_args_and_config())
-    except (DatasetError, ModelError) as error:
-        sys.exit(f"error: {error}")
+    run_recipe(main, (DatasetArguments, RewardArguments, SCConfig, ModelConfig), __doc__)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import difflib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -120,6 +123,46 @@ class RewardArguments(ScoringArguments):
         )
 
 
+def run_recipe(
+    main: Callable[..., None], arguments: tuple[type, ...], description: str | None, **defaults: Any
+) -> None:
+    """Parse YAML and command line into `arguments`, call `main` with them, and end with one line on a user's mistake.
+
+    Args:
+        main (`Callable`): Takes one instance of each of `arguments`.
+        arguments (`tuple[type, ...]`): Dataclasses whose fields are the settings.
+        description (`str`, *optional*): Printed by `--help`.
+        defaults: Defaults of this recipe where they differ from the dataclasses'.
+    """
+    from trl import TrlParser
+
+    from .data import DatasetError, ModelError
+
+    parser = TrlParser(arguments, description=description, formatter_class=_HelpFormatter)
+    parser.set_defaults(**defaults)
+    try:
+        *values, unknown = parser.parse_args_and_config(return_remaining_strings=True)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"error: {error}\n")
+    if unknown:
+        settings = [action.dest for action in parser._actions]
+        parser.exit(2, f"error: {_unknown_setting(unknown[0], settings)}\n")
+    try:
+        main(*values)
+    except (DatasetError, ModelError) as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults behind every setting, and the description with its example commands as it is written."""
+
+
+def _unknown_setting(argument: str, settings: list[str]) -> str:
+    name = argument.lstrip("-").partition("=")[0]
+    near = difflib.get_close_matches(name, settings, n=1)
+    return f"unknown setting {name!r}; {f'did you mean {near[0]!r}?' if near else '--help lists all settings.'}"
+
+
 def checkpoint_to_resume(setting: str | bool | None, output_dir: str) -> str | None:
     """The checkpoint that `resume_from_checkpoint` stands for.
 
@@ -129,13 +172,15 @@ def checkpoint_to_resume(setting: str | bool | None, output_dir: str) -> str | N
         output_dir (`str`): Where the run keeps its checkpoints.
 
     Raises:
-        ValueError: If the folder named holds no complete checkpoint.
+        ModelError: If the folder named holds no complete checkpoint.
     """
+    from .data import ModelError
+
     if setting is None or str(setting).lower() == "false":
         return None
     if str(setting).lower() not in ("auto", "true"):
         if not _is_complete(Path(str(setting))):
-            raise ValueError(
+            raise ModelError(
                 f"resume_from_checkpoint={setting!r} holds no complete checkpoint; name another or 'auto'."
             )
         return str(setting)

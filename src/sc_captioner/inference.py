@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from .prompts import CORRECTION_INSTRUCTION
 
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from PIL import Image
     from transformers import PreTrainedModel, ProcessorMixin
 
@@ -113,6 +114,60 @@ def corrected_captions(
                 captions.append(CorrectedCaption(first.strip(), second.strip()))
             bar.update(len(captions) - start)
     return captions
+
+
+def predictions_of(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    dataset: Dataset,
+    path: Path,
+    *,
+    settings: Mapping[str, Any],
+    batch_size: int = 8,
+    seed: int = 0,
+    **options: Any,
+) -> list[dict[str, str]]:
+    """Two-turn captions of a dataset as the released system writes them, kept on disk batch by batch.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]), processor ([`~transformers.ProcessorMixin`]): From `load_captioner`.
+        dataset ([`~datasets.Dataset`]): Columns `image`, `prompt` and `reference`.
+        path (`Path`): JSON lines `{"prompt", "label", "predict", "predict_turn2"}` in the order of the dataset.
+        settings (`Mapping[str, Any]`): What the captions depend on. A file that was begun with the same settings is
+            continued, any other is begun again.
+        batch_size (`int`): Images per batch.
+        seed (`int`): Seed of sampling; with batches of equal size a continued file holds what an unbroken one would.
+        options: For `corrected_captions`.
+    """
+    begun = path.with_suffix(".settings.json")
+    told = json.dumps({**settings, "rows": len(dataset), "batch_size": batch_size, "seed": seed}, sort_keys=True)
+    if not begun.is_file() or begun.read_text() != told:
+        path.unlink(missing_ok=True)
+        begun.write_text(told)
+    rows = _complete_rows(path)
+    del rows[len(rows) - len(rows) % batch_size if len(rows) < len(dataset) else len(rows) :]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    with path.open("a") as file, tqdm(total=len(dataset), initial=len(rows), desc="Captioning", unit="image") as bar:
+        for start in range(len(rows), len(dataset), batch_size):
+            torch.manual_seed(seed + start)
+            batch = dataset[start : start + batch_size]
+            captions = corrected_captions(
+                model, processor, batch["image"], batch["prompt"], batch_size=batch_size, **options
+            )
+            for prompt, reference, caption in zip(batch["prompt"], batch["reference"], captions):
+                rows.append(
+                    {"prompt": prompt, "label": reference, "predict": caption.first, "predict_turn2": caption.second}
+                )
+                file.write(json.dumps(rows[-1], ensure_ascii=False) + "\n")
+            file.flush()
+            bar.update(len(captions))
+    return rows
+
+
+def _complete_rows(path: Path) -> list[dict[str, str]]:
+    # A run that was killed while it wrote leaves half a line at the end.
+    lines = path.read_text().split("\n")[:-1] if path.is_file() else []
+    return [json.loads(line) for line in lines]
 
 
 def _encoded(processor: ProcessorMixin, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:

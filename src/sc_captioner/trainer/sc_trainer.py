@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedModel, ProcessorMi
 from trl import GRPOTrainer
 
 from ..data.columns import DatasetError
-from ..data.model_checks import check_captioner
+from ..data.model_checks import ModelError, check_captioner
 from ..generation import correction_bridge, vision_token_ids
 from .objective import correction_advantages, token_kl, turn_masks
 from .rollout import two_turn_rollout
@@ -241,9 +241,13 @@ def _config_and_processor(
     if isinstance(model, str) and (revision := (args.model_init_kwargs or {}).get("revision")):
         options["revision"] = revision
     name = model if isinstance(model, str) else model.config._name_or_path
-    config = AutoConfig.from_pretrained(name, **options) if isinstance(model, str) else model.config
-    if processor is None:
-        processor = AutoProcessor.from_pretrained(name, truncation_side="left", padding_side="left", **options)
+    try:
+        config = AutoConfig.from_pretrained(name, **options) if isinstance(model, str) else model.config
+        if processor is None:
+            processor = AutoProcessor.from_pretrained(name, truncation_side="left", padding_side="left", **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"model {name!r} cannot be loaded ({reason}); check model_name_or_path.") from error
     return config, processor
 
 
