@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: $(STAMP) ## train a self-correcting captioner on small scenes and open up its report (about 15 minutes on 2 cores)
-	PATH="$(abspath $(BIN)):$$PATH" ACCELERATE_CONFIG=$(ACCELERATE_CONFIG) bash recipes/quickstart.sh
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python recipes/quickstart.py --accelerate_config $(ACCELERATE_CONFIG) $(ARGS)
 
 test: $(STAMP) ## run the tests (about 20 minutes on 2 cores; ARGS="-k reward" picks some)
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
