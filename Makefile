@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-quickstart: $(STAMP) ## train a self-correcting captioner on small scenes and open up its report (about 15 minutes on 2 cores)
+quickstart: $(STAMP) ## train a self-correcting captioner on small scenes, write its report (15 minutes on 2 cores at most)
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python recipes/quickstart.py --accelerate_config $(ACCELERATE_CONFIG) $(ARGS)
 
 test: $(STAMP) ## run the tests (about 20 minutes on 2 cores; ARGS="-k reward" picks some)

@@ -205,6 +205,17 @@ def test_curves_are_picked_by_name_and_hold_finite_numbers_only():
         and found["first_turn/kl"][0] == (1.0, 0.1)
         and len(found["first_turn/kl"]) == 30
     )
+    assert curves([{"step": 1, "a/b": 1, "a/c": 2}], ("a/*", "!*/c")) == {"a/b": [(1.0, 1.0)]}
+
+
+def test_what_all_names_of_a_chart_share_is_left_out_of_its_legend():
+    def legend(*names: str) -> list[str]:
+        html = line_chart("x", {name: [(1.0, 0.0), (2.0, 1.0)] for name in names})
+        return re.findall(r"</span>([^<]*)</li>", html)
+
+    assert legend("first_turn/kl", "second_turn/kl") == ["first turn", "second turn"]
+    assert legend("reward_parts/objects", "reward_parts/mistakes") == ["objects", "mistakes"]
+    assert legend("second_turn/unchanged_ratio") == ["second turn: unchanged ratio"]
 
 
 @given(

@@ -66,12 +66,14 @@ def check_caption_dataset(
 
     if isinstance(dataset, dict):
         splits = ", ".join(map(str, dataset))
-        raise DatasetError(f"{setting} is a dictionary of splits ({splits}); choose one of them by the setting split.")
+        raise DatasetError(
+            f"{setting} is a dictionary of splits ({splits}); choose one of them by the setting dataset_split."
+        )
     if isinstance(dataset, datasets.IterableDataset):
         return _checked_stream(dataset, setting, required, peek)
     _check_column_names(dataset.column_names, setting, required)
     if len(dataset) == 0:
-        raise DatasetError(f"{setting} is empty: check its path, split and num_samples.")
+        raise DatasetError(f"{setting} is empty: check dataset_split and num_samples.")
     problems = _row_problems(_with_raw_images(dataset.with_format(None)), required, num_proc)
     if problems:
         raise _error_of(problems, setting, len(dataset))
@@ -201,7 +203,7 @@ def _checked_stream(dataset: IterableDataset, setting: str, required: Sequence[s
         if problem := row_problem(row, required):
             problems[index] = problem
     if not count:
-        raise DatasetError(f"{setting} is empty: check its path, split and num_samples.")
+        raise DatasetError(f"{setting} is empty: check dataset_split and num_samples.")
     if problems:
         raise _error_of(problems, setting, count)
     # Decoded by our own step: once a stream has been mapped, `datasets` applies no further cast to it.

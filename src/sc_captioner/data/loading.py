@@ -106,7 +106,7 @@ def _source(
         raise
     except KeyError:
         raise DatasetError(
-            f"dataset {name!r} has no split {split!r}; choose another one by the setting split."
+            f"dataset {name!r} has no split {split!r}; choose another one by the setting dataset_split."
         ) from None
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

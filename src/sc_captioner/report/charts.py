@@ -24,7 +24,9 @@ class Panel:
 
     Args:
         title (`str`): Heading of the chart.
-        keys (`tuple[str, ...]`): Names in the log, in the form of shell patterns, e.g. `"*_turn/kl"`.
+        keys (`tuple[str, ...]`):
+            Names in the log, in the form of shell patterns, e.g. `"*_turn/kl"`; one that begins with `"!"` takes out
+            again what it matches.
         note (`str`): What a reader should know, one sentence.
     """
 
@@ -35,9 +37,17 @@ class Panel:
 
 PANELS = (
     Panel("Reward", ("reward",), "Mean over the captions of a step; higher is better."),
-    Panel("Parts of the reward", ("reward/*", "reward_part*", "rewards/*/mean"), "What the reward is made of."),
-    Panel("KL to the model before training", ("kl", "*_turn/kl"), "How far the policy has moved, per token."),
-    Panel("Unchanged captions", ("*unchanged*",), "Share of corrections that repeat the first caption."),
+    Panel(
+        "Parts of the reward",
+        ("reward_parts/*", "!reward_parts/total", "!reward_parts/unchanged"),
+        "What the reward is made of, mean over the captions of a step.",
+    ),
+    Panel(
+        "KL to the model before training",
+        ("kl", "first_turn/kl", "second_turn/kl"),
+        "How far the policy has moved, per token.",
+    ),
+    Panel("Unchanged captions", ("*_turn/unchanged_ratio",), "Share of corrections that repeat the first caption."),
     Panel("Length", ("*_turn/mean_length",), "Tokens per caption."),
     Panel("Cut off", ("*_turn/clipped_ratio",), "Share of captions that reached the longest length allowed."),
 )
@@ -50,15 +60,20 @@ def curves(log_history: Iterable[Mapping[str, object]], keys: Sequence[str]) -> 
         log_history (`Iterable[Mapping]`): Entries with `step`, as in `trainer.state.log_history`.
         keys (`Sequence[str]`): Shell patterns, see [`Panel`].
     """
+    wanted, unwanted = [key for key in keys if key[0] != "!"], [key[1:] for key in keys if key[0] == "!"]
     found: dict[str, list[Point]] = {}
     for entry in log_history:
         step = entry.get("step")
         if not _is_number(step):
             continue
         for name, value in entry.items():
-            if _is_number(value) and any(fnmatchcase(name, key) for key in keys):
+            if _is_number(value) and _matches(name, wanted) and not _matches(name, unwanted):
                 found.setdefault(name, []).append((float(step), float(value)))  # type: ignore[arg-type]
     return found
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def line_chart(title: str, series: Mapping[str, Sequence[Point]], note: str = "") -> str:
@@ -83,13 +98,14 @@ def line_chart(title: str, series: Mapping[str, Sequence[Point]], note: str = ""
 
     body = [_y_tick(at((x_range[0], tick))[1], tick) for tick in y_ticks]
     body += [_x_tick(at((tick, y_range[0]))[0], tick) for tick in x_ticks if x_range[0] <= tick <= x_range[1]]
-    body += [_line(name, line, index % _COLORS, at) for index, (name, line) in enumerate(series.items())]
+    labelled = dict(zip(_labels(list(series)), series.values()))
+    body += [_line(label, line, index % _COLORS, at) for index, (label, line) in enumerate(labelled.items())]
     legend = "".join(
-        f'<li><span class="key c{i % _COLORS}"></span>{escape(_label(name))}</li>' for i, name in enumerate(series)
+        f'<li><span class="key c{i % _COLORS}"></span>{escape(label)}</li>' for i, label in enumerate(labelled)
     )
     return (
         f'<figure class="chart"><figcaption><h3>{escape(title)}</h3><p>{escape(note)}</p></figcaption>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(_in_words(title, series))}">'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(_in_words(title, labelled))}">'
         f"{''.join(body)}"
         f'<text class="tick" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 2}" text-anchor="end">step</text></svg>'
         f'<ul class="legend">{legend}</ul></figure>'
@@ -112,7 +128,7 @@ def interval(mean: float, error: float, span: float) -> str:
     )
 
 
-def _line(name: str, line: Sequence[Point], color: int, at) -> str:
+def _line(label: str, line: Sequence[Point], color: int, at) -> str:
     smooth = _moving_mean(line)
     parts = []
     if smooth != list(line):
@@ -123,7 +139,7 @@ def _line(name: str, line: Sequence[Point], color: int, at) -> str:
         x, y = at((step, value))
         # A single value has no line; it is shown as a dot.
         seen = "dot" if len(line) == 1 else "hover"
-        hint = f"{_label(name)}, step {step:g}: {value:.4g}"
+        hint = f"{label}, step {step:g}: {value:.4g}"
         parts.append(
             f'<circle class="{seen} c{color}" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{escape(hint)}</title></circle>'
         )
@@ -174,14 +190,18 @@ def _share(value: float, limits: tuple[float, float]) -> float:
     return 0.5 if high == low else (value - low) / (high - low)
 
 
-def _label(name: str) -> str:
-    return name.replace("_", " ").replace("/", ": ")
+def _labels(names: Sequence[str]) -> list[str]:
+    """Names for people; what all of several names share, as in `first_turn/kl` and `second_turn/kl`, is left out."""
+    parts = [name.split("/") for name in names]
+    shared = set.intersection(*map(set, parts)) if len(names) > 1 else set()
+    kept = [[part for part in split if part not in shared] or split for split in parts]
+    return [": ".join(split).replace("_", " ") for split in kept]
 
 
 def _in_words(title: str, series: Mapping[str, Sequence[Point]]) -> str:
     said = [
-        f"{_label(name)} from {line[0][1]:.3g} at step {line[0][0]:g} to {line[-1][1]:.3g} at step {line[-1][0]:g}"
-        for name, line in series.items()
+        f"{label} from {line[0][1]:.3g} at step {line[0][0]:g} to {line[-1][1]:.3g} at step {line[-1][0]:g}"
+        for label, line in series.items()
         if line
     ]
     return f"{title}: {'; '.join(said)}."
