@@ -1,0 +1,172 @@
+"""Train the compact scene-graph parser.
+
+    python recipes/train_parser.py --config recipes/parser/compact.yaml [--seed 1 --output_dir outputs/parser]
+
+reads captions with scene graphs in FACTUAL's written form and writes a parser that `load_parser(output_dir)` reads.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from trl import TrlParser
+
+from sc_captioner.data.scene_captions import caption_sentences
+from sc_captioner.scene_graph.compact import CompactParser
+from sc_captioner.scene_graph.compact_alignment import Aligner, Example, vocabulary_of
+from sc_captioner.scene_graph.compact_model import CompactConfig, CompactModel
+from sc_captioner.scene_graph.compact_training import Schedule, train
+from sc_captioner.scene_graph.compact_vectors import encoder_folder, known_words, word_vectors
+from sc_captioner.scene_graph.graph import SceneGraph
+
+
+@dataclass
+class ParserArguments:
+    """Settings of the training; every field is a key of the YAML file and an option of the command line."""
+
+    datasets: list[str] = field(
+        default_factory=lambda: ["../shared/data/factual/train.csv", "../shared/data/long_captions/train.tsv"],
+        metadata={"help": "CSV or TSV files or Hub ids with columns `caption` and `scene_graph`."},
+    )
+    repeats: list[float] = field(
+        default_factory=lambda: [1.0, 4.0], metadata={"help": "How often each dataset is seen per epoch."}
+    )
+    limit: int | None = field(default=None, metadata={"help": "Rows read of each dataset; all by default."})
+    scenes: int = field(default=0, metadata={"help": "Captions of the synthetic scenes whose sentences join the mix."})
+    output_dir: str = field(default="outputs/compact_parser", metadata={"help": "Folder of the trained parser."})
+    version: str = field(default="1", metadata={"help": "Version of the weights, written into config.json."})
+    words: int = field(default=8000, metadata={"help": "Rows of the word table; 0 trains without one."})
+    word_size: int = field(default=96, metadata={"help": "Width of the word table."})
+    freeze_words: bool = field(default=True, metadata={"help": "Keep the word table as the encoder has it."})
+    buckets: int = field(default=10000, metadata={"help": "Hash buckets of character n-grams."})
+    ngram_size: int = field(default=96, metadata={"help": "Width of the n-gram table."})
+    hidden: int = field(default=200, metadata={"help": "LSTM width per direction."})
+    layers: int = field(default=2, metadata={"help": "LSTM layers."})
+    dropout: float = field(default=0.33, metadata={"help": "Dropout of words, states and spans."})
+    min_count: int = field(default=2, metadata={"help": "Patterns and rewrites seen less often are not learnt."})
+    epochs: float = field(default=10.0, metadata={"help": "Passes over the mixed data."})
+    batch_size: int = field(default=64, metadata={"help": "Sentences per step."})
+    max_tokens: int = field(default=1200, metadata={"help": "Tokens per step, padding included."})
+    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW."})
+    word_dropout: float = field(default=0.15, metadata={"help": "Share of words seen by their n-grams alone."})
+    average: float = field(default=0.999, metadata={"help": "Decay of the weights' moving average."})
+    seed: int = field(default=0, metadata={"help": "Seed of initial weights, order and dropout."})
+    threads: int | None = field(default=None, metadata={"help": "CPU threads; torch's choice by default."})
+
+
+def main(arguments: ParserArguments) -> None:
+    if len(arguments.repeats) != len(arguments.datasets):
+        raise ValueError(f"repeats has {len(arguments.repeats)} numbers for {len(arguments.datasets)} datasets.")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    start = time.perf_counter()
+    parts = [captions_with_graphs(name, arguments.limit) for name in arguments.datasets]
+    repeats = list(arguments.repeats)
+    if arguments.scenes:
+        parts.append(scene_captions(arguments.scenes, arguments.seed))
+        repeats.append(1.0)
+    pairs = [pair for part in parts for pair in part]
+    aligner = Aligner(min_count=3).fit(pairs)
+    examples = [[aligner.label(*pair) for pair in part] for part in parts]
+    flat = [example for part in examples for example in part]
+    vocabulary = vocabulary_of(pairs, flat, arguments.min_count)
+    lost = sum(e.lost > 0 for e in flat)
+    print(f"{len(flat)} captions, {lost / len(flat):.1%} of them with a fact that could not be aligned")
+
+    torch.manual_seed(arguments.seed)
+    words: list[str] = []
+    if arguments.words:
+        words = known_words((t.text for e in flat for t in e.tokens), arguments.words, encoder_folder())
+    sizes = {k: getattr(arguments, k) for k in ("buckets", "word_size", "ngram_size", "hidden", "layers", "dropout")}
+    config = CompactConfig(
+        **sizes,
+        words=len(words) + 1 if words else 0,
+        entity_rewrites=len(vocabulary.entity_rewrites),
+        attribute_rewrites=len(vocabulary.attribute_rewrites),
+        patterns=len(vocabulary.patterns),
+    )
+    model = CompactModel(config)
+    if words:
+        with torch.no_grad():
+            model.table.weight[1:] = word_vectors(words, arguments.word_size, encoder_folder())
+        model.table.weight.requires_grad_(not arguments.freeze_words)
+    chosen = {k: getattr(arguments, k) for k in Schedule.__dataclass_fields__ if hasattr(arguments, k)}
+    schedule = Schedule(**chosen)
+    rows = {word: i + 1 for i, word in enumerate(words)}
+    progress = tqdm(total=100, unit="%", mininterval=5, bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")
+    recent = 0.0
+    for step in train(model, drawn(examples, repeats), rows, vocabulary, schedule):
+        recent = 0.98 * recent + 0.02 * step["loss"] if recent else step["loss"]
+        progress.n = round(100 * step["done"], 1)
+        progress.set_postfix(loss=f"{recent:.3f}", refresh=False)
+        progress.update(0)
+    progress.close()
+
+    card = {
+        "version": arguments.version,
+        "seed": arguments.seed,
+        "datasets": {name: len(part) for name, part in zip([*arguments.datasets, "scenes"], parts)},
+    }
+    CompactParser(model, vocabulary, words, card).save_pretrained(arguments.output_dir)
+    size = sum(file.stat().st_size for file in Path(arguments.output_dir).iterdir()) / 1e6
+    rows_of_table = {
+        "captions": len(flat),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "patterns": len(vocabulary.patterns),
+        "final loss": round(recent, 3),
+        "megabytes": round(size, 2),
+        "seconds": round(time.perf_counter() - start),
+    }
+    for name, value in rows_of_table.items():
+        print(f"{name:>12} | {value}")
+    print(json.dumps({**rows_of_table, "output_dir": arguments.output_dir}))
+
+
+def captions_with_graphs(name: str, limit: int | None = None) -> list[tuple[str, SceneGraph]]:
+    """Captions and graphs of a CSV or TSV file or of a Hub dataset's training split.
+
+    Raises:
+        ValueError: If a column is missing or there is no row; the message names it.
+    """
+    if Path(name).suffix in (".csv", ".tsv"):
+        with open(name, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t" if name.endswith(".tsv") else ","))
+    else:
+        import datasets
+
+        rows = list(datasets.load_dataset(name, split="train"))
+    missing = [column for column in ("caption", "scene_graph") if not rows or column not in rows[0]]
+    if missing:
+        raise ValueError(f"{name} has no rows or no column {missing[0]!r}.")
+    return [(row["caption"], SceneGraph.from_facts((row["scene_graph"] or "").lower())) for row in rows[:limit]]
+
+
+def scene_captions(count: int, seed: int) -> list[tuple[str, SceneGraph]]:
+    """Sentences of about `count` captions of the synthetic scenes with their graphs, each sentence once."""
+    return list(dict(caption_sentences(count, seed=10_000 + seed)).items())
+
+
+def drawn(examples: list[list[Example]], repeats: list[float]) -> Callable[[random.Random], list[Example]]:
+    """What one epoch sees: every dataset as often as asked, a fraction of it chosen at random."""
+
+    def draw(rng: random.Random) -> list[Example]:
+        mixed: list[Example] = []
+        for part, times in zip(examples, repeats):
+            mixed += part * int(times) + rng.sample(part, round((times % 1) * len(part)))
+        return mixed
+
+    return draw
+
+
+if __name__ == "__main__":
+    (parsed,) = TrlParser(ParserArguments).parse_args_and_config()
+    main(parsed)

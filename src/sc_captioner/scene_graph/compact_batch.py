@@ -1,0 +1,72 @@
+"""Sentences as tensors for the compact parser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .compact_words import Token, ngram_ids
+
+
+@dataclass
+class Batch:
+    """Inputs of `B` sentences of up to `T` tokens made of `U` distinct words.
+
+    Args:
+        ngrams (`Tensor`): Bucket ids of all distinct words, flat; `offsets` `(U,)` says where each word begins.
+        rows (`Tensor`): `(U,)` rows of the word table, 0 for unknown words.
+        words (`Tensor`): `(B, T)` which distinct word stands where; `shapes` `(B, T)` capital letters (0, 1, 2).
+        lengths (`Tensor`): `(B,)` numbers of tokens.
+    """
+
+    ngrams: Tensor
+    offsets: Tensor
+    rows: Tensor
+    words: Tensor
+    shapes: Tensor
+    lengths: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+
+@lru_cache(maxsize=65536)
+def _ngrams(word: str, buckets: int) -> tuple[int, ...]:
+    return tuple(ngram_ids(word, buckets))
+
+
+def batch_of(sentences: Sequence[Sequence[Token]], rows: Mapping[str, int], buckets: int) -> Batch:
+    """Tensors of sentences that have at least one token each.
+
+    Args:
+        sentences: Tokens of each sentence.
+        rows (`Mapping[str, int]`): Row of the word table by word; other words get row 0.
+        buckets (`int`): Number of hash buckets of character n-grams.
+    """
+    distinct = list(dict.fromkeys(token.text for tokens in sentences for token in tokens))
+    index = {word: i for i, word in enumerate(distinct)}
+    grams = [_ngrams(word, buckets) for word in distinct]
+    longest = max(len(tokens) for tokens in sentences)
+    words = [[index[t.text] for t in tokens] + [0] * (longest - len(tokens)) for tokens in sentences]
+    shapes = [[t.shape for t in tokens] + [0] * (longest - len(tokens)) for tokens in sentences]
+    starts = [0]
+    for found in grams[:-1]:
+        starts.append(starts[-1] + len(found))
+    return Batch(
+        torch.tensor([i for found in grams for i in found]),
+        torch.tensor(starts),
+        torch.tensor([rows.get(word, 0) for word in distinct]),
+        torch.tensor(words),
+        torch.tensor(shapes),
+        torch.tensor([len(tokens) for tokens in sentences]),
+    )
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int = 0) -> Tensor:
+    """Integer rows of unequal length as one tensor `(rows, longest or 1)`."""
+    longest = max((len(row) for row in rows), default=0) or 1
+    return torch.tensor([list(row) + [fill] * (longest - len(row)) for row in rows], dtype=torch.long)

@@ -1,0 +1,125 @@
+"""What the compact parser learns per sentence, and the way back from such labels to a scene graph.
+
+A sentence is labelled with spans of entities, spans of attributes, links attribute -> entity, and relations between
+two entity spans whose predicate is a pattern (`on`, `V on`, `have`, ...) with V filled by a word of the sentence in
+its base form. A span is copied as it stands unless it carries a rewrite (`two` -> `2`, `wood` -> `wooden`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .compact_words import Token, base_form, surface
+from .graph import Entity, Relation, SceneGraph
+
+
+COPY = ""
+JOIN = "<join>"  # without blanks: `side walk` -> `sidewalk`
+SINGULAR = "<singular>"  # `blues` -> `blue`
+VERB = "V"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens `first` to `last` inclusive and how they are written in the graph (`COPY`, `JOIN`, `SINGULAR`, a text)."""
+
+    first: int
+    last: int
+    rewrite: str = COPY
+
+
+@dataclass(frozen=True, slots=True)
+class Predicate:
+    """A relation between two entity spans: pattern, and the token that fills its `V` (-1 where it has none)."""
+
+    subject: int
+    object: int
+    pattern: str
+    verb: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """All labels of one sentence; `links` are pairs (index of attribute, index of entity)."""
+
+    entities: tuple[Span, ...] = ()
+    attributes: tuple[Span, ...] = ()
+    links: tuple[tuple[int, int], ...] = ()
+    relations: tuple[Predicate, ...] = ()
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The closed sets that the model chooses from, and the exceptions of verb spelling.
+
+    Args:
+        entity_rewrites, attribute_rewrites (`list[str]`): Rewrites; index 0 is `COPY`.
+        patterns (`list[str]`): Patterns of predicates.
+        base_forms (`dict[str, str]`): Words whose base form the spelling rules get wrong.
+        verbs (`list[str]`): Base forms seen in training; they decide between spellings (`hoping` -> `hope`).
+    """
+
+    entity_rewrites: list[str] = field(default_factory=lambda: [COPY, JOIN, SINGULAR])
+    attribute_rewrites: list[str] = field(default_factory=lambda: [COPY, JOIN, SINGULAR])
+    patterns: list[str] = field(default_factory=list)
+    base_forms: dict[str, str] = field(default_factory=dict)
+    verbs: list[str] = field(default_factory=list)
+
+
+def singular(phrase: str) -> str:
+    """`phrase` without the plural ending of its last word, by spelling alone."""
+    if phrase.endswith("ies") and len(phrase) > 4:
+        return phrase[:-3] + "y"
+    if phrase.endswith(("sses", "xes", "ches", "shes")):
+        return phrase[:-2]
+    return phrase[:-1] if phrase.endswith("s") and not phrase.endswith("ss") else phrase
+
+
+def written(sentence: str, tokens: list[Token], span: Span) -> str:
+    """How a span stands in the graph, `""` where nothing sensible is left."""
+    if span.rewrite not in (COPY, JOIN, SINGULAR):
+        return span.rewrite
+    text = surface(sentence, tokens, span.first, span.last)
+    # The written form has no way to quote its own signs.
+    text = " ".join(text.replace("(", " ").replace(")", " ").replace(",", " ").split())
+    if span.rewrite == JOIN:
+        return text.replace(" ", "")
+    return singular(text) if span.rewrite == SINGULAR else text
+
+
+def graph_of(
+    sentence: str,
+    tokens: list[Token],
+    labels: Labels,
+    base_forms: Mapping[str, str],
+    verbs: frozenset[str] = frozenset(),
+) -> SceneGraph:
+    """The scene graph that labels stand for; spans with equal writing become one entity, as in the written form."""
+    names = [written(sentence, tokens, span) for span in labels.entities]
+    order = list(dict.fromkeys(name for name in names if name))
+    index = {name: i for i, name in enumerate(order)}
+    attributes: list[dict[str, None]] = [{} for _ in order]
+    for attribute, entity in labels.links:
+        value = written(sentence, tokens, labels.attributes[attribute])
+        if value and names[entity]:
+            attributes[index[names[entity]]][value] = None
+    relations: dict[Relation, None] = {}
+    for relation in labels.relations:
+        subject, target = names[relation.subject], names[relation.object]
+        predicate = predicate_of(tokens, relation, base_forms, verbs)
+        # `is` would read as an attribute in the written form.
+        if subject and target and predicate and predicate != "is":
+            relations[Relation(index[subject], predicate, index[target])] = None
+    entities = tuple(Entity(name, frozenset(values)) for name, values in zip(order, attributes))
+    return SceneGraph(entities, tuple(relations))
+
+
+def predicate_of(
+    tokens: Sequence[Token], relation: Predicate, base_forms: Mapping[str, str], verbs: frozenset[str] = frozenset()
+) -> str:
+    """The predicate in words: the pattern with its leading `V` replaced by the base form of its verb."""
+    if relation.verb < 0:
+        return relation.pattern
+    verb = base_form(tokens[relation.verb].text, base_forms, verbs)
+    return verb + relation.pattern.removeprefix(VERB)

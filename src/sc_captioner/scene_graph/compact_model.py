@@ -1,0 +1,207 @@
+"""The network of the compact parser: words from character n-grams, a bidirectional LSTM, heads for spans and pairs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .compact_batch import Batch
+
+
+TAGS = 3  # outside, begin, inside
+REGIONS = 6  # a word left of both mentions of a pair, between them, right of both; twice, by the order of the mentions
+MAX_GAP = 12
+
+
+@dataclass(frozen=True)
+class CompactConfig:
+    """Sizes of the network.
+
+    Args:
+        buckets (`int`): Hash buckets of character n-grams.
+        words (`int`): Rows of the table of known words (row 0 is the unknown word), 0 for no table.
+        word_size, ngram_size (`int`): Width of the two embeddings.
+        hidden (`int`): LSTM width per direction. `layers` (`int`): LSTM layers.
+        span_size, pair_size (`int`): Width of span and pair representations.
+        heads (`int`): Attention heads from pairs to words, of `head_size` each.
+        entity_rewrites, attribute_rewrites, patterns (`int`): Sizes of the closed label sets.
+    """
+
+    buckets: int = 12288
+    words: int = 0
+    word_size: int = 128
+    ngram_size: int = 128
+    hidden: int = 200
+    layers: int = 2
+    span_size: int = 160
+    pair_size: int = 160
+    heads: int = 4
+    head_size: int = 32
+    entity_rewrites: int = 3
+    attribute_rewrites: int = 3
+    patterns: int = 1
+    dropout: float = 0.33
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for `config.json`."""
+        return asdict(self)
+
+
+class _BiLSTM(nn.Module):
+    """One bidirectional layer that runs on padded rows: the backward half reads each row reversed within its length.
+
+    Unlike a packed sequence this keeps the fast fused kernels on CPU, and padding cannot reach the results.
+    """
+
+    def __init__(self, inputs: int, hidden: int):
+        super().__init__()
+        self.ahead = nn.LSTM(inputs, hidden, batch_first=True)
+        self.back = nn.LSTM(inputs, hidden, batch_first=True)
+
+    def forward(self, x: Tensor, reverse: Tensor) -> Tensor:
+        index = reverse.unsqueeze(-1)
+        back, _ = self.back(x.gather(1, index.expand(-1, -1, x.shape[-1])))
+        return torch.cat([self.ahead(x)[0], back.gather(1, index.expand(-1, -1, back.shape[-1]))], -1)
+
+
+class _LockedDropout(nn.Module):
+    """Drops the same features at all places of a sentence (Gal and Ghahramani, arXiv 1512.05287)."""
+
+    def __init__(self, share: float):
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        mask = x.new_ones(x.shape[0], *[1] * (x.dim() - 2), x.shape[-1])
+        return x * nn.functional.dropout(mask, self.share)
+
+
+class CompactModel(nn.Module):
+    """Scores of tags, rewrites, attribute links, predicate patterns and verbs; `encode` first, then `tag`, `pair`.
+
+    Args:
+        config (`CompactConfig`): Sizes.
+    """
+
+    def __init__(self, config: CompactConfig):
+        super().__init__()
+        self.config = c = config
+        self.ngrams = nn.EmbeddingBag(c.buckets, c.ngram_size, mode="mean")
+        if c.words:
+            self.table = nn.Embedding(c.words, c.word_size, padding_idx=0)
+        self.shape = nn.Embedding(3, 8)
+        inputs = c.ngram_size + (c.word_size if c.words else 0) + 8
+        wide = 2 * c.hidden
+        self.lstm = nn.ModuleList(_BiLSTM(inputs if i == 0 else wide, c.hidden) for i in range(c.layers))
+        self.tags = nn.Linear(wide, 2 * TAGS)
+        self.span = nn.ModuleList(nn.Linear(2 * wide, c.span_size) for _ in range(2))
+        self.entity_rewrite = nn.Linear(c.span_size, c.entity_rewrites)
+        self.attribute_rewrite = nn.Linear(c.span_size, c.attribute_rewrites)
+        self.pairs = nn.ModuleList(_Pairs(c, wide, c.patterns + 1 if k == 0 else 1) for k in range(2))
+        self.pattern = nn.Embedding(c.patterns + 1, c.pair_size)
+        self.verb_query = nn.Linear(c.pair_size, c.pair_size)
+        self.verb_key = nn.Linear(wide, c.pair_size)
+        self.verb_region = nn.Parameter(torch.zeros(REGIONS))
+        self.dropout = _LockedDropout(c.dropout)
+        nn.init.normal_(self.ngrams.weight, std=0.3)
+
+    def encode(self, batch: Batch, keep_word: Tensor | None = None) -> Tensor:
+        """Contextual words `(B, T, 2 * hidden)`.
+
+        Args:
+            keep_word (`Tensor`, *optional*): `(U,)` of 0 and 1: words whose row of the table is used (training).
+        """
+        parts = [self.ngrams(batch.ngrams, batch.offsets)]
+        if self.config.words:
+            known = self.table(batch.rows)
+            parts.append(known if keep_word is None else known * keep_word.unsqueeze(-1))
+        x = torch.cat([torch.cat(parts, -1)[batch.words], self.shape(batch.shapes)], -1)
+        steps = torch.arange(x.shape[1], device=x.device)
+        lengths = batch.lengths.unsqueeze(-1)
+        reverse = torch.where(steps < lengths, lengths - 1 - steps, steps)
+        x = self.dropout(x)
+        for layer in self.lstm:
+            x = self.dropout(layer(x, reverse))
+        return x
+
+    def tag(self, states: Tensor) -> Tensor:
+        """Tag scores `(B, T, 2, 3)`: entities, attributes."""
+        return self.tags(states).unflatten(-1, (2, TAGS))
+
+    def spans(self, states: Tensor, first: Tensor, last: Tensor, kind: int) -> Tensor:
+        """Representations `(B, N, span_size)` of spans `(B, N)` of entities (`kind` 0) or attributes (1)."""
+        rows = torch.arange(states.shape[0], device=states.device).unsqueeze(-1)
+        ends = torch.cat([states[rows, first], states[rows, last]], -1)
+        return self.dropout(torch.nn.functional.gelu(self.span[kind](ends)))
+
+    def relate(self, states: Tensor, entities: Tensor, last: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Pattern scores `(B, E, E, patterns + 1)` (0: no relation) and pair states for `verbs`."""
+        return self.pairs[0](states, entities, last, entities, last, mask)
+
+    def link(self, states: Tensor, attributes: Tensor, at: Tensor, entities: Tensor, last: Tensor, mask: Tensor):
+        """Scores `(B, A, E)` that an attribute belongs to an entity."""
+        return self.pairs[1](states, attributes, at, entities, last, mask)[0].squeeze(-1)
+
+    def verbs(self, states: Tensor, pairs: Tensor, pattern: Tensor, first: Tensor, second: Tensor, row: Tensor):
+        """Scores `(N, T)` of the words that may fill the `V` of the patterns `(N,)` of `N` chosen pairs.
+
+        Args:
+            pairs (`Tensor`): `(N, pair_size)` pair states; `row` `(N,)` their sentences.
+            first, second (`Tensor`): `(N,)` places of subject and object.
+        """
+        query = self.verb_query(pairs + self.pattern(pattern))
+        scores = torch.einsum("nd,ntd->nt", query, self.verb_key(states)[row]) / query.shape[-1] ** 0.5
+        return scores + self.verb_region[_regions(first, second, states.shape[1])]
+
+
+def _regions(first: Tensor, second: Tensor, length: int) -> Tensor:
+    """Where each of `length` words stands relative to two places of shape `(...)`: `(..., length)` in 0..5."""
+    low, high = torch.minimum(first, second).unsqueeze(-1), torch.maximum(first, second).unsqueeze(-1)
+    steps = torch.arange(length, device=first.device)
+    side = (steps > low).long() + (steps > high).long()
+    return side + 3 * (first > second).long().unsqueeze(-1)
+
+
+class _Pairs(nn.Module):
+    """Scores of ordered pairs of spans; every pair looks at the sentence by attention of its own."""
+
+    def __init__(self, c: CompactConfig, wide: int, outputs: int):
+        super().__init__()
+        self.heads, self.head_size = c.heads, c.head_size
+        inner = c.heads * c.head_size
+        self.one, self.two = nn.Linear(c.span_size, c.pair_size), nn.Linear(c.span_size, c.pair_size)
+        self.gap = nn.Embedding(4 * MAX_GAP + 2, c.pair_size)
+        self.query, self.key, self.value = (
+            nn.Linear(c.pair_size, inner),
+            nn.Linear(wide, inner),
+            nn.Linear(wide, inner),
+        )
+        self.region = nn.Parameter(torch.zeros(REGIONS, c.heads))
+        self.mix = nn.Linear(c.pair_size + inner, c.pair_size)
+        self.out = nn.Linear(c.pair_size, outputs)
+        self.dropout = _LockedDropout(c.dropout)
+
+    def forward(
+        self, states: Tensor, one: Tensor, one_at: Tensor, two: Tensor, two_at: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Scores `(B, N, M, outputs)` and states `(B, N, M, pair_size)`; `mask` `(B, T)` is true at real tokens."""
+        words = (two_at.unsqueeze(1) - one_at.unsqueeze(2)).clamp(-MAX_GAP, MAX_GAP) + MAX_GAP
+        ranks = torch.arange(two.shape[1], device=two.device) - torch.arange(one.shape[1], device=two.device)[:, None]
+        ranks = ranks.clamp(-MAX_GAP, MAX_GAP) + 3 * MAX_GAP + 1
+        gap = self.gap(words) + self.gap(ranks)
+        pair = torch.nn.functional.gelu(self.one(one).unsqueeze(2) + self.two(two).unsqueeze(1) + gap)
+        query = self.query(pair).unflatten(-1, (self.heads, self.head_size))
+        key = self.key(states).unflatten(-1, (self.heads, self.head_size))
+        value = self.value(states).unflatten(-1, (self.heads, self.head_size))
+        scores = torch.einsum("bnmhd,bthd->bnmht", query, key) / self.head_size**0.5
+        places = one_at.unsqueeze(2).expand_as(words), two_at.unsqueeze(1).expand_as(words)
+        scores = scores + self.region[_regions(*places, states.shape[1])].movedim(-1, -2)
+        scores = scores.masked_fill(~mask[:, None, None, None], float("-inf"))
+        context = torch.einsum("bnmht,bthd->bnmhd", scores.softmax(-1), value).flatten(-2)
+        pair = torch.nn.functional.gelu(self.mix(self.dropout(torch.cat([pair, context], -1))))
+        return self.out(self.dropout(pair)), pair

@@ -1,0 +1,226 @@
+"""Training of the compact parser: the likelihood of gold labels, batches by length, averaged weights."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .compact_alignment import Example
+from .compact_batch import Batch, batch_of, padded
+from .compact_labels import Vocabulary
+from .compact_model import CompactModel
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How to train.
+
+    Args:
+        epochs (`float`): Passes over the mixed examples.
+        batch_size (`int`): Sentences per step. `max_tokens` (`int`): Tokens per step, padding included.
+        learning_rate (`float`): Peak, reached after `warmup` (share of the steps), then a cosine to zero.
+        weight_decay (`float`): Of AdamW.
+        word_dropout (`float`): Share of words seen by their n-grams alone, and of sentences without capitals.
+        average (`float`): Decay of the moving average of the weights that is kept in the end, 0 for none.
+        seed (`int`): Order of batches, dropout.
+    """
+
+    epochs: float = 10.0
+    batch_size: int = 64
+    max_tokens: int = 1200
+    learning_rate: float = 2e-3
+    warmup: float = 0.03
+    weight_decay: float = 0.01
+    word_dropout: float = 0.15
+    average: float = 0.999
+    seed: int = 0
+
+
+@dataclass
+class Targets:
+    """Gold labels of a batch; -100 marks places without a label.
+
+    Args:
+        tags (`Tensor`): `(B, T, 2)`. entities, attributes (`tuple[Tensor, Tensor]`): First and last tokens `(B, N)`.
+        rewrites (`tuple[Tensor, Tensor]`): `(B, E)` and `(B, A)`.
+        links (`Tensor`): `(B, A, E)` of 0, 1 and -100. patterns (`Tensor`): `(B, E, E)`, 0 for no relation.
+        verbs (`Tensor`): `(N, 4)` rows of sentence, subject, object, token.
+    """
+
+    tags: Tensor
+    entities: tuple[Tensor, Tensor]
+    attributes: tuple[Tensor, Tensor]
+    rewrites: tuple[Tensor, Tensor]
+    links: Tensor
+    patterns: Tensor
+    verbs: Tensor
+
+
+class Labeller:
+    """Turns examples into targets with the closed label sets of a vocabulary."""
+
+    def __init__(self, vocabulary: Vocabulary):
+        self.entity_rewrites = {text: i for i, text in enumerate(vocabulary.entity_rewrites)}
+        self.attribute_rewrites = {text: i for i, text in enumerate(vocabulary.attribute_rewrites)}
+        self.patterns = {text: i + 1 for i, text in enumerate(vocabulary.patterns)}
+
+    def targets(self, examples: Sequence[Example]) -> Targets:
+        """Targets of a batch; a rewrite or pattern outside the vocabulary is left unlabelled."""
+        labels = [example.labels for example in examples]
+        rows, longest = len(examples), max(len(e.tokens) for e in examples)
+        tags = torch.full((rows, longest, 2), -100)
+        for b, example in enumerate(examples):
+            tags[b, : len(example.tokens)] = 0
+            for kind, spans in enumerate((example.labels.entities, example.labels.attributes)):
+                for span in spans:
+                    tags[b, span.first, kind] = 1
+                    tags[b, span.first + 1 : span.last + 1, kind] = 2
+        entities = (
+            padded([[s.first for s in x.entities] for x in labels]),
+            padded([[s.last for s in x.entities] for x in labels]),
+        )
+        attributes = (
+            padded([[s.first for s in x.attributes] for x in labels]),
+            padded([[s.last for s in x.attributes] for x in labels]),
+        )
+        rewrites = (
+            padded([[self.entity_rewrites.get(s.rewrite, -100) for s in x.entities] for x in labels], -100),
+            padded([[self.attribute_rewrites.get(s.rewrite, -100) for s in x.attributes] for x in labels], -100),
+        )
+        links = torch.full((rows, attributes[0].shape[1], entities[0].shape[1]), -100.0)
+        patterns = torch.full((rows, entities[0].shape[1], entities[0].shape[1]), -100)
+        verbs = []
+        for b, x in enumerate(labels):
+            n = len(x.entities)
+            links[b, : len(x.attributes), :n] = 0
+            patterns[b, :n, :n] = torch.where(torch.eye(n, dtype=torch.bool), -100, 0)
+            for attribute, entity in x.links:
+                links[b, attribute, entity] = 1
+            for r in x.relations:
+                patterns[b, r.subject, r.object] = self.patterns.get(r.pattern, -100)
+                if r.verb >= 0 and r.pattern in self.patterns:
+                    verbs.append([b, r.subject, r.object, r.verb])
+        return Targets(tags, entities, attributes, rewrites, links, patterns, torch.tensor(verbs).reshape(-1, 4))
+
+
+def loss_of(model: CompactModel, batch: Batch, targets: Targets, keep_word: Tensor | None = None) -> dict[str, Tensor]:
+    """Negative log-likelihood of the labels per sentence, by kind of label."""
+    size = len(batch.lengths)
+    states = model.encode(batch, keep_word)
+    mask = torch.arange(states.shape[1]) < batch.lengths.unsqueeze(-1)
+    entity = model.spans(states, *targets.entities, kind=0)
+    attribute = model.spans(states, *targets.attributes, kind=1)
+    at = targets.entities[1]
+    linked = model.link(states, attribute, targets.attributes[1], entity, at, mask)
+    known = targets.links >= 0
+    scores, pairs = model.relate(states, entity, at, mask)
+    losses = {
+        "tags": _nll(model.tag(states), targets.tags),
+        "entity_rewrites": _nll(model.entity_rewrite(entity), targets.rewrites[0]),
+        "attribute_rewrites": _nll(model.attribute_rewrite(attribute), targets.rewrites[1]),
+        "links": nn.functional.binary_cross_entropy_with_logits(linked[known], targets.links[known], reduction="sum"),
+        "patterns": _nll(scores, targets.patterns),
+    }
+    row, subject, target, verb = targets.verbs.T
+    if len(row):
+        chosen = targets.patterns[row, subject, target]
+        words = model.verbs(states, pairs[row, subject, target], chosen, at[row, subject], at[row, target], row)
+        losses["verbs"] = _nll(words.masked_fill(~mask[row], -1e4), verb)
+    return {name: value / size for name, value in losses.items()}
+
+
+def _nll(scores: Tensor, labels: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(
+        scores.flatten(0, -2).float(), labels.flatten(), reduction="sum", ignore_index=-100
+    )
+
+
+def batches_by_length(lengths: Sequence[int], schedule: Schedule, rng: random.Random) -> list[list[int]]:
+    """Shuffled batches of indices; sentences of a batch have about the same length."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i] + rng.uniform(0, 2.5), rng.random()))
+    batches: list[list[int]] = []
+    for i in order:
+        last = batches[-1] if batches else None
+        if (
+            last is None
+            or len(last) >= schedule.batch_size
+            or (len(last) + 1) * (lengths[i] + 2) > schedule.max_tokens
+        ):
+            batches.append([i])
+        else:
+            last.append(i)
+    rng.shuffle(batches)
+    return batches
+
+
+def train(
+    model: CompactModel,
+    draw: Callable[[random.Random], Sequence[Example]],
+    rows: dict[str, int],
+    vocabulary: Vocabulary,
+    schedule: Schedule,
+) -> Iterator[dict[str, float]]:
+    """Train in place; yields after every step its losses, learning rate and share of the way done.
+
+    Args:
+        draw: Examples of one epoch, drawn anew for each (repeats and augmentation are its business).
+        rows (`dict[str, int]`): Rows of the word table by word.
+    """
+    torch.manual_seed(schedule.seed)
+    rng = random.Random(schedule.seed)
+    labeller = Labeller(vocabulary)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trained, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.98), fused=True
+    )
+    average = [p.detach().clone() for p in trained]
+    total, step = 0, 0
+    model.train()
+    for epoch in range(int(-(-schedule.epochs // 1))):
+        examples = draw(rng)
+        batches = batches_by_length([len(e.tokens) for e in examples], schedule, rng)
+        total = total or max(int(len(batches) * schedule.epochs), 1)
+        for chosen in batches:
+            if step >= total:
+                break
+            rate = _rate(step / total, schedule)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            part = [examples[i] for i in chosen]
+            batch = batch_of([e.tokens for e in part], rows, model.config.buckets)
+            keep = (torch.rand(len(batch.rows)) >= schedule.word_dropout).float()
+            batch.shapes *= (torch.rand(len(part), 1) >= schedule.word_dropout).long()
+            losses = loss_of(model, batch, labeller.targets(part), keep)
+            loss = torch.stack(list(losses.values())).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(trained, 5.0)
+            optimizer.step()
+            step += 1
+            decay = min(schedule.average, (1 + step) / (10 + step))
+            torch._foreach_lerp_(average, [p.detach() for p in trained], 1 - decay)
+            yield {
+                "loss": loss.item(),
+                **{k: v.item() for k, v in losses.items()},
+                "rate": rate,
+                "done": step / total,
+                "epoch": epoch,
+            }
+    if schedule.average:
+        with torch.no_grad():
+            for p, mean in zip(trained, average):
+                p.copy_(mean)
+    model.eval()
+
+
+def _rate(done: float, schedule: Schedule) -> float:
+    """Learning rate when a share `done` of the steps is done."""
+    if done < schedule.warmup:
+        return schedule.learning_rate * (done / schedule.warmup)
+    return schedule.learning_rate * max(
+        0.5 * (1 + torch.cos(torch.tensor((done - schedule.warmup) / (1 - schedule.warmup) * torch.pi)).item()), 1e-3
+    )
