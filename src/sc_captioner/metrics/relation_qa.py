@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from .result import MetricResult, mean
 
 
 # What reasoning models think aloud is no answer; thinking that never ended had none.
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 _WORD = r"(yes|no|true|false)"
-_FINAL = re.compile(rf"\banswer\b(?:\s+is\b)?[\s:=\"'*_`\-]*\b{_WORD}\b(?!\s+or\b)", re.IGNORECASE)
+_FINAL = re.compile(rf"\banswer\b[\"'*_`\s]*(?:is\b|[:=])\W*{_WORD}\b(?!\s+(?:or|and)\b)", re.IGNORECASE)
 _FIRST = re.compile(rf"^\W*{_WORD}\b(?!\s+(?:or|and)\b)", re.IGNORECASE)
 
 
@@ -35,46 +37,35 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class RelationQA:
-    """How well captions answer questions; all shares are in [0, 1], and `None` where nothing could be asked.
+class RelationQA(MetricResult):
+    """How well captions answer questions.
+
+    `corpus` holds, shares in [0, 1] and 0.0 where nothing could be asked:
+
+    - `relation_qa`: share of all scored questions answered as annotated, whatever sample they belong to;
+    - `relation_qa_yes`, `relation_qa_no`: the same over questions annotated yes and no. Nine of ten published
+      annotations are yes: a judge that always says yes scores 0.9, but 0.0 in `relation_qa_no`;
+    - `num_questions`: questions scored;
+    - `questions_skipped`: questions left out as they are annotated neither yes nor no;
+    - `answers_missing`: questions left out as the judge gave no answer at all;
+    - `answers_unparsable`: questions answered with neither yes nor no; they count as answered wrongly.
+
+    `per_sample` holds `relation_qa` and `num_questions` of each sample, `None` where no question was scored.
 
     Args:
-        score (`float`, *optional*): Share of all scored questions answered as annotated, over all samples.
-        score_yes, score_no (`float`, *optional*): The same over questions annotated yes and no. Most annotations are
-            yes, so a judge that always says yes has a high score, but not a high `score_no`.
-        num_questions (`int`): Questions scored.
-        questions_skipped (`int`): Questions left out because they are annotated neither yes nor no.
-        answers_missing (`int`): Questions left out because the judge gave no answer at all.
-        answers_unparsable (`int`): Questions whose answer is neither yes nor no; they count as answered wrongly.
-        samples_skipped (`int`): Samples without any scored question.
-        per_sample (`list[float | None]`): Share of each sample's scored questions answered as annotated.
         answers (`list[list[bool | None]]`): The answers as they were read, question by question.
     """
 
-    score: float | None
-    score_yes: float | None
-    score_no: float | None
-    num_questions: int
-    questions_skipped: int
-    answers_missing: int
-    answers_unparsable: int
-    samples_skipped: int
-    per_sample: list[float | None]
-    answers: list[list[bool | None]]
+    answers: list[list[bool | None]] = field(default_factory=list)
+
+    @property
+    def score(self) -> float:
+        """The corpus value `relation_qa`."""
+        return self.corpus["relation_qa"]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-serialisable form: the corpus values, and what belongs to samples under `per_sample`."""
-        return {
-            "relation_qa": self.score,
-            "relation_qa_yes": self.score_yes,
-            "relation_qa_no": self.score_no,
-            "num_questions": self.num_questions,
-            "questions_skipped": self.questions_skipped,
-            "answers_missing": self.answers_missing,
-            "answers_unparsable": self.answers_unparsable,
-            "samples_skipped": self.samples_skipped,
-            "per_sample": {"relation_qa": list(self.per_sample), "answers": [list(a) for a in self.answers]},
-        }
+        """JSON-serialisable form."""
+        return {**MetricResult.to_dict(self), "answers": [list(sample) for sample in self.answers]}
 
 
 def relation_qa(questions: Sequence[Sequence[Question]], answers: Sequence[Sequence[str | bool | None]]) -> RelationQA:
@@ -91,39 +82,34 @@ def relation_qa(questions: Sequence[Sequence[Question]], answers: Sequence[Seque
     if len(questions) != len(answers):
         raise ValueError(f"{len(questions)} samples have questions, but {len(answers)} have answers.")
     hits: dict[bool, list[bool]] = {True: [], False: []}
-    per_sample: list[float | None] = []
+    per_sample: list[dict[str, float] | None] = []
     read: list[list[bool | None]] = []
-    skipped = missing = unparsable = 0
+    left_out = dict.fromkeys(("questions_skipped", "answers_missing", "answers_unparsable"), 0)
     for index, (asked, given) in enumerate(zip(questions, answers)):
         if len(asked) != len(given):
             raise ValueError(f"Sample {index} has {len(asked)} questions, but {len(given)} answers.")
-        verdicts = [given_answer if isinstance(given_answer, bool) else yes_or_no(given_answer or "")
-                    for given_answer in given]  # fmt: skip
+        verdicts = [yes_or_no(answer) if isinstance(answer, str) else answer for answer in given]
         sample: list[bool] = []
         for question, answer, verdict in zip(asked, given, verdicts):
             if question.answer is None:
-                skipped += 1
+                left_out["questions_skipped"] += 1
             elif answer is None:
-                missing += 1
+                left_out["answers_missing"] += 1
             else:
-                unparsable += verdict is None
+                left_out["answers_unparsable"] += verdict is None
                 sample.append(verdict is question.answer)
                 hits[question.answer].append(sample[-1])
-        per_sample.append(_share(sample))
+        per_sample.append({"relation_qa": mean(sample), "num_questions": len(sample)} if sample else None)
         read.append(verdicts)
     scored = hits[True] + hits[False]
-    return RelationQA(
-        score=_share(scored),
-        score_yes=_share(hits[True]),
-        score_no=_share(hits[False]),
-        num_questions=len(scored),
-        questions_skipped=skipped,
-        answers_missing=missing,
-        answers_unparsable=unparsable,
-        samples_skipped=per_sample.count(None),
-        per_sample=per_sample,
-        answers=read,
-    )
+    corpus = {
+        "relation_qa": mean(scored),
+        "relation_qa_yes": mean(hits[True]),
+        "relation_qa_no": mean(hits[False]),
+        "num_questions": len(scored),
+        **left_out,
+    }
+    return RelationQA(corpus, per_sample, per_sample.count(None), read)
 
 
 def yes_or_no(text: str) -> bool | None:
@@ -194,7 +180,3 @@ def _question(text: Any, answer: Any, index: int, number: int) -> Question:
         )
     plain = answer.strip().rstrip(".").lower()
     return Question(text.strip(), {"yes": True, "no": False}.get(plain))
-
-
-def _share(hits: Sequence[bool]) -> float | None:
-    return sum(hits) / len(hits) if hits else None

@@ -43,8 +43,10 @@ class PaperWeights:
         relation_punishment (`float`): Taken off for every wrong addition or removal of a relation; 0 as in the paper.
         object_mistake, attribute_mistake (`float`): Taken off for every wrong addition or removal.
         most (`int`): Number of additions, and of removals, that count at most; attributes are counted per head.
-        length_ratio, length (`float`): A second caption more than `length_ratio` times as long, in characters, adds
-            `length`.
+        length_ratio, length (`float`): A second caption more than `length_ratio` times as long as the first, in
+            characters, adds `length`.
+        length_reference (`float`): A second caption of up to this many times the reference's length is never
+            over-long; 0 as in the paper, 1.5 where first captions may leave out most of what there is to say.
         unchanged (`float`): z of a correction that changed nothing although something was to be changed.
         unchanged_right (`float`): z of one that left alone a caption whose facts are the reference's.
     """
@@ -65,6 +67,7 @@ class PaperWeights:
     most: int = 3
     length_ratio: float = 2.0
     length: float = -3.0
+    length_reference: float = 0.0
     unchanged: float = -1.0
     unchanged_right: float = 0.0
 
@@ -227,7 +230,10 @@ class PaperJudge:
         return sum(min(heads.count(head), self.weights.most) for head in set(heads))
 
     def _too_long(self) -> bool:
-        return len(self.triple.second) > self.weights.length_ratio * len(self.triple.first)
+        length = len(self.triple.second)
+        return length > self.weights.length_ratio * len(
+            self.triple.first
+        ) and length > self.weights.length_reference * len(self.triple.reference)
 
 
 def _claims(elements: list[T], free: list[T], taken: list[T], same: Callable[[T, T], bool]) -> tuple[set[T], set[T]]:
