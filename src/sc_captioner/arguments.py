@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
     from .rewards import CorrectionReward
+
+
+class SettingError(ValueError):
+    """A setting that cannot be used; the message names it and the remedy."""
 
 
 @dataclass
@@ -55,8 +60,6 @@ class DatasetArguments:
         Raises:
             DatasetError: If it cannot be read or used; the message names row, column or setting and the remedy.
         """
-        import json
-
         from .data import check_caption_dataset, load_caption_dataset
         from .prompts import CAPTION_PROMPT
 
@@ -106,6 +109,7 @@ class RewardArguments(ScoringArguments):
     Args:
         preset (`str`): `paper` or `released` (method page, sections 5 and 4).
         parts (`list[str]`, *optional*): Parts of the `paper` preset to use; default: all.
+        weights (`dict[str, float]`, *optional*): Weights of the `paper` preset that differ from [`PaperWeights`].
     """
 
     preset: Literal["paper", "released"] = field(default="paper", metadata={"help": "Form of the reward."})
@@ -113,14 +117,29 @@ class RewardArguments(ScoringArguments):
         default=None, metadata={"help": "Parts of the paper preset to use, as in 'objects attributes'; default: all."}
     )
 
+    weights: dict[str, float] | str | None = field(
+        default=None, metadata={"help": "Weights of the paper preset to change, as in '{\"relation_bonus\": 0.5}'."}
+    )
+
     def reward(self) -> CorrectionReward:
-        """The reward function with its parser and encoder loaded."""
+        """The reward function with its parser and encoder loaded.
+
+        Raises:
+            SettingError: If preset, parts, weights, parser, encoder or lexicon cannot be had.
+        """
         from .rewards import CorrectionReward
 
-        options: dict[str, Any] = {} if self.parts is None else {"parts": self.parts}
-        return CorrectionReward(
-            preset=self.preset, parser=self.parser, encoder=self.encoder, lexicon=self.lexicon, **options
-        )
+        try:
+            return CorrectionReward(
+                preset=self.preset,
+                parser=self.parser,
+                encoder=self.encoder,
+                lexicon=self.lexicon,
+                parts=self.parts,
+                weights=json.loads(self.weights) if isinstance(self.weights, str) else self.weights,
+            )
+        except (ValueError, OSError) as error:
+            raise SettingError(f"the reward cannot be built: {error}") from error
 
 
 def run_recipe(
@@ -149,7 +168,7 @@ def run_recipe(
         parser.exit(2, f"error: {_unknown_setting(unknown[0], settings)}\n")
     try:
         main(*values)
-    except (DatasetError, ModelError) as error:
+    except (DatasetError, ModelError, SettingError) as error:
         parser.exit(2, f"error: {error}\n")
 
 
@@ -172,15 +191,13 @@ def checkpoint_to_resume(setting: str | bool | None, output_dir: str) -> str | N
         output_dir (`str`): Where the run keeps its checkpoints.
 
     Raises:
-        ModelError: If the folder named holds no complete checkpoint.
+        SettingError: If the folder named holds no complete checkpoint.
     """
-    from .data import ModelError
-
     if setting is None or str(setting).lower() == "false":
         return None
     if str(setting).lower() not in ("auto", "true"):
         if not _is_complete(Path(str(setting))):
-            raise ModelError(
+            raise SettingError(
                 f"resume_from_checkpoint={setting!r} holds no complete checkpoint; name another or 'auto'."
             )
         return str(setting)
