@@ -2,8 +2,8 @@
 
     python recipes/evaluate_parser.py --parser compact --dataset ../shared/data/factual/dev.csv
 
-Set Match, SPICE and Soft-SPICE are computed by FactualSceneGraph's own evaluator, facts by `fact_scores`. Tables of the
-errors come first, one JSON line with all scores last.
+Set Match, SPICE and Soft-SPICE are computed by FactualSceneGraph's own evaluator, facts by `fact_scores`. Tables of
+the errors come first, one JSON line with all scores last.
 """
 
 from __future__ import annotations
@@ -131,9 +131,8 @@ def print_tables(
     print(f"{'kind':>12} | precision | recall |    F1 | gold | missing | extra")
     for kind, s in scores.items():
         missing, extra = s.gold - s.matched, s.found - s.matched
-        print(
-            f"{kind:>12} | {s.precision:9.3f} | {s.recall:6.3f} | {s.f1:5.3f} | {s.gold:4d} | {missing:7d} | {extra:5d}"
-        )
+        shares = f"{s.precision:9.3f} | {s.recall:6.3f} | {s.f1:5.3f}"
+        print(f"{kind:>12} | {shares} | {s.gold:4d} | {missing:7d} | {extra:5d}")
     print(f"\n{'words':>12} |    n | facts F1 | objects | attributes | relations")
     lengths = [len(tokens_of(caption)) for caption in captions]
     for low, high in LENGTHS:

@@ -21,10 +21,12 @@ from trl import TrlParser
 
 from sc_captioner.data.scene_captions import caption_sentences
 from sc_captioner.scene_graph.compact import CompactParser
-from sc_captioner.scene_graph.compact_alignment import Aligner, Example, vocabulary_of
+from sc_captioner.scene_graph.compact_alignment import Aligner, Example
 from sc_captioner.scene_graph.compact_model import CompactConfig, CompactModel
+from sc_captioner.scene_graph.compact_rewording import Rewording
 from sc_captioner.scene_graph.compact_training import Schedule, train
 from sc_captioner.scene_graph.compact_vectors import encoder_folder, known_words, word_vectors
+from sc_captioner.scene_graph.compact_vocabulary import vocabulary_of
 from sc_captioner.scene_graph.graph import SceneGraph
 
 
@@ -38,6 +40,10 @@ class ParserArguments:
     )
     repeats: list[float] = field(
         default_factory=lambda: [1.0, 4.0], metadata={"help": "How often each dataset is seen per epoch."}
+    )
+    rewording: list[float] = field(
+        default_factory=lambda: [0.0, 0.5],
+        metadata={"help": "Share of each dataset's sentences that are seen with other heads and attributes."},
     )
     limit: int | None = field(default=None, metadata={"help": "Rows read of each dataset; all by default."})
     scenes: int = field(default=0, metadata={"help": "Captions of the synthetic scenes whose sentences join the mix."})
@@ -64,16 +70,20 @@ class ParserArguments:
 
 
 def main(arguments: ParserArguments) -> None:
-    if len(arguments.repeats) != len(arguments.datasets):
-        raise ValueError(f"repeats has {len(arguments.repeats)} numbers for {len(arguments.datasets)} datasets.")
+    for name in ("repeats", "rewording"):
+        if len(getattr(arguments, name)) != len(arguments.datasets):
+            raise ValueError(
+                f"{name} has {len(getattr(arguments, name))} numbers for {len(arguments.datasets)} datasets."
+            )
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     start = time.perf_counter()
     parts = [captions_with_graphs(name, arguments.limit) for name in arguments.datasets]
-    repeats = list(arguments.repeats)
+    repeats, shares = list(arguments.repeats), list(arguments.rewording)
     if arguments.scenes:
         parts.append(scene_captions(arguments.scenes, arguments.seed))
         repeats.append(1.0)
+        shares.append(0.0)
     pairs = [pair for part in parts for pair in part]
     aligner = Aligner(min_count=3).fit(pairs)
     examples = [[aligner.label(*pair) for pair in part] for part in parts]
@@ -104,7 +114,7 @@ def main(arguments: ParserArguments) -> None:
     rows = {word: i + 1 for i, word in enumerate(words)}
     progress = tqdm(total=100, unit="%", mininterval=5, bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")
     recent = 0.0
-    for step in train(model, drawn(examples, repeats), rows, vocabulary, schedule):
+    for step in train(model, drawn(examples, repeats, shares), rows, vocabulary, schedule):
         recent = 0.98 * recent + 0.02 * step["loss"] if recent else step["loss"]
         progress.n = round(100 * step["done"], 1)
         progress.set_postfix(loss=f"{recent:.3f}", refresh=False)
@@ -155,13 +165,17 @@ def scene_captions(count: int, seed: int) -> list[tuple[str, SceneGraph]]:
     return list(dict(caption_sentences(count, seed=10_000 + seed)).items())
 
 
-def drawn(examples: list[list[Example]], repeats: list[float]) -> Callable[[random.Random], list[Example]]:
-    """What one epoch sees: every dataset as often as asked, a fraction of it chosen at random."""
+def drawn(
+    examples: list[list[Example]], repeats: list[float], shares: list[float]
+) -> Callable[[random.Random], list[Example]]:
+    """What one epoch sees: every dataset as often as asked, and of each a share of sentences reworded."""
+    rewording = Rewording(example for part in examples for example in part)
 
     def draw(rng: random.Random) -> list[Example]:
         mixed: list[Example] = []
-        for part, times in zip(examples, repeats):
-            mixed += part * int(times) + rng.sample(part, round((times % 1) * len(part)))
+        for part, times, share in zip(examples, repeats, shares):
+            chosen = part * int(times) + rng.sample(part, round((times % 1) * len(part)))
+            mixed += [rewording.reworded(e, rng) if rng.random() < share else e for e in chosen]
         return mixed
 
     return draw

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from sc_captioner.scene_graph import load_parser
 from sc_captioner.scene_graph.compact import SHIPPED, CompactParser
-from sc_captioner.scene_graph.compact_alignment import Aligner, vocabulary_of
+from sc_captioner.scene_graph.compact_alignment import Aligner
 from sc_captioner.scene_graph.compact_decoding import spans_of
 from sc_captioner.scene_graph.compact_labels import graph_of, singular
+from sc_captioner.scene_graph.compact_vocabulary import vocabulary_of
 from sc_captioner.scene_graph.compact_words import base_form, possible_base_forms, surface, tokens_of
 from sc_captioner.scene_graph.fact_scores import fact_scores, written_facts
 from sc_captioner.scene_graph.graph import SceneGraph
@@ -103,7 +104,8 @@ CORPUS = [
     ("two cats", "( cats , is , 2 )"),
     ("wood table", "( table , is , wooden )"),
     ("a wood door and two windows", "( door , is , wooden ) , ( windows , is , 2 )"),
-    ("man worn by time", "( man , wear by , time )"),
+    ("shirt worn by man", "( shirt , wear by , man )"),
+    ("cap worn by boy", "( cap , wear by , boy )"),
     ("the leg of the table", "( table , have , leg )"),
     ("wheel of the car", "( car , have , wheel )"),
     ("man sitting on a bench", "( man , sit on , bench )"),
@@ -119,7 +121,7 @@ CORPUS = [
         "( cat , on , rug ) , ( dog , on , rug ) , ( rug , is , black ) , ( rug , is , white )",
     ),
     ("A person, beside him another person on a chair", "( person , beside , person ) , ( person , on , chair )"),
-    ("a tree on left side of the house", "( tree , on left side of , house )"),
+    ("a tree on the upper left side of the house", "( tree , on upper left side of , house )"),
 ]
 
 
@@ -338,7 +340,8 @@ def test_recipe_trains_a_parser_that_loads(tmp_path):
         csv.writer(out).writerows([("caption", "scene_graph"), *CORPUS])
     config = tmp_path / "tiny.yaml"
     config.write_text(
-        f"datasets: ['{file}']\nrepeats: [1.0]\nscenes: 0\nwords: 50\nword_size: 16\nbuckets: 500\nngram_size: 16\n"
+        f"datasets: ['{file}']\nrepeats: [1.0]\nrewording: [0.0]\nscenes: 0\nwords: 50\nword_size: 16\n"
+        "buckets: 500\nngram_size: 16\n"
         "hidden: 24\nlayers: 1\ndropout: 0.0\nword_dropout: 0.0\nmin_count: 1\nepochs: 150\naverage: 0.9\nthreads: 1\n"
         "learning_rate: 0.01\n"
     )

@@ -9,102 +9,34 @@ from __future__ import annotations
 import difflib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from .compact_labels import COPY, JOIN, SINGULAR, VERB, Labels, Predicate, Span, Vocabulary, singular
-from .compact_words import Token, base_form, possible_base_forms, tokens_of
+from .compact_labels import (
+    DETERMINERS,
+    JOIN,
+    PLACE,
+    SINGULAR,
+    VERB,
+    Labels,
+    Predicate,
+    Span,
+    singular,
+)
+from .compact_words import Token, possible_base_forms, tokens_of
 from .graph import SceneGraph
 
 
 # Words that open a predicate without being its verb, even where their form could be one (`like`, `over`, `near`).
-NOT_VERBS = frozenset(
-    [
-        "on",
-        "in",
-        "of",
-        "with",
-        "at",
-        "by",
-        "to",
-        "for",
-        "from",
-        "near",
-        "under",
-        "over",
-        "above",
-        "below",
-        "behind",
-        "beside",
-        "between",
-        "around",
-        "inside",
-        "into",
-        "onto",
-        "outside",
-        "off",
-        "out",
-        "up",
-        "down",
-        "through",
-        "across",
-        "along",
-        "against",
-        "among",
-        "beneath",
-        "underneath",
-        "beyond",
-        "past",
-        "like",
-        "as",
-        "without",
-        "next",
-        "front",
-        "top",
-        "towards",
-        "toward",
-        "upon",
-        "within",
-        "over",
-        "about",
-        "after",
-        "before",
-        "during",
-        "have",
-        "be",
-        "is",
-        "opposite",
-        "via",
-        "per",
-        "amid",
-        "alongside",
-        "atop",
-    ]
+_NOT_VERBS = (
+    "on in of with at by to for from near under over above below behind beside between around inside into onto "
+    "outside off out up down through across along against among beneath underneath beyond past like as without next "
+    "front top towards toward upon within over about after before during have be is opposite via per amid alongside atop"
 )
-FUNCTION_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "and",
-        "or",
-        "are",
-        "has",
-        "had",
-        "was",
-        "were",
-        "his",
-        "her",
-        "its",
-        "their",
-        "two",
-        "who",
-        "that",
-        "this",
-        "there",
-        "is",
-        "it",
-    ]
-)
+_FUNCTION_WORDS = "a an the and or are has had was were his her its their two who that this there is it"
+NOT_VERBS = frozenset(_NOT_VERBS.split())
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
+# A predicate's ending that is as common as this is a pattern of its own, even if it names a place.
+FIXED_FROM = 60
 Position = tuple[int, int]
 
 
@@ -130,6 +62,7 @@ class Aligner:
     heads: dict[str, dict[str, float]] = field(default_factory=dict)
     attributes: dict[str, dict[str, float]] = field(default_factory=dict)
     verbs: dict[str, dict[str, float]] = field(default_factory=dict)
+    fixed: frozenset[str] = frozenset()
 
     def fit(self, pairs: Sequence[tuple[str, SceneGraph]]) -> Aligner:
         """Learn from the corpus which words stand for which graph words that are not in their sentence."""
@@ -145,6 +78,15 @@ class Aligner:
                 verb = relation.relation.split()[0]
                 if verb not in NOT_VERBS and not any(verb in possible_base_forms(word) for word in words):
                     unseen[2].append((verb, words))
+        endings = Counter(
+            " ".join(words[k:])
+            for _, graph in pairs
+            for words in (r.relation.split() for r in graph.relations)
+            for k in (0, 1)
+        )
+        # Common ones with words of their own are patterns as they stand; all others are made of their parts.
+        sides = {"left", "right"}
+        self.fixed = frozenset(e for e, n in endings.items() if n >= FIXED_FROM and not sides & set(e.split()))
         self.heads, self.attributes, self.verbs = (_translations(part, counts, self.min_count) for part in unseen)
         return self
 
@@ -164,12 +106,12 @@ def _translations(unseen: list[tuple[str, list[str]]], counts: Counter, least: i
     }
 
 
-def _occurrences(words: Sequence[str], phrase: str) -> list[Position]:
-    """All places where a phrase stands in a sentence; hyphens count as blanks."""
-    wanted = [t.text for t in tokens_of(phrase) if t.text != "-"]
+def _occurrences(words: Sequence[str], phrase: str, skipped: frozenset[str] = frozenset("-")) -> list[Position]:
+    """All places where a phrase stands in a sentence; hyphens (and what else is `skipped`) count as blanks."""
+    wanted = [t.text for t in tokens_of(phrase) if t.text not in skipped]
     if not wanted:
         return []
-    places = [i for i, word in enumerate(words) if word != "-"]
+    places = [i for i, word in enumerate(words) if word not in skipped]
     plain = [words[i] for i in places]
     return [
         (places[i], places[i + len(wanted) - 1])
@@ -199,6 +141,7 @@ class _Alignment:
         self.taken = [False] * len(self.words)
         self.entities: list[Span] = []
         self.attributes: list[Span] = []
+        self.places: list[Span] = []
         self.mentions: dict[int, list[int]] = defaultdict(list)
         self.lost = 0
 
@@ -206,7 +149,10 @@ class _Alignment:
         self._place_entities()
         links = self._place_attributes()
         relations = self._place_relations()
-        labels = Labels(tuple(self.entities), tuple(self.attributes), tuple(links), tuple(relations))
+        used = sorted({r.place for r in relations} - {-1}, key=lambda i: self.places[i].first)
+        relations = [replace(r, place=used.index(r.place) if r.place >= 0 else -1) for r in relations]
+        places = tuple(self.places[i] for i in used)
+        labels = Labels(tuple(self.entities), tuple(self.attributes), tuple(links), tuple(relations), places)
         return Example(self.sentence, self.tokens, _in_order(labels), self.lost)
 
     def _free(self, places: Iterable[Position]) -> list[Position]:
@@ -290,33 +236,62 @@ class _Alignment:
         found: dict[tuple[int, int], Predicate] = {}
         for relation in self.graph.relations:
             options = [
-                (cost, subject, target, pattern, verb)
+                (cost, subject, target, pattern, verb, place)
                 for subject in self.mentions[relation.subject]
                 for target in self.mentions[relation.object]
                 if subject != target and (subject, target) not in found
-                for cost, pattern, verb in self._predicates(relation.relation, subject, target)
+                for cost, pattern, verb, place in self._predicates(relation.relation, subject, target)
             ]
             if not options:
                 self.lost += 1
                 continue
-            _, subject, target, pattern, verb = min(options)
-            found[subject, target] = Predicate(subject, target, pattern, verb)
+            _, subject, target, pattern, verb, place = min(options)
+            found[subject, target] = Predicate(subject, target, pattern, verb, place)
         return list(found.values())
 
-    def _predicates(self, text: str, subject: int, target: int) -> list[tuple[float, str, int]]:
-        """Readings of a predicate between two mentions, each with its cost, pattern and verb."""
+    def _predicates(self, text: str, subject: int, target: int) -> list[tuple[float, str, int, int]]:
+        """Readings of a predicate between two mentions, each with its cost, pattern, verb and place."""
         words = text.split()
         s, o = self.entities[subject], self.entities[target]
         gap = abs(s.last - o.last) + (0.5 if o.first < s.first else 0)
+
+        def far(token: int) -> float:
+            return abs(s.last - token) + abs(o.last - token)
+
+        verbs: list[int] = []
         if words[0] not in NOT_VERBS:
-            places = [i for i, w in enumerate(self.words) if self._is_form(w, words[0])]
-            places = places or self._likely_verbs(words[0])
-            if places:
-                pattern = " ".join([VERB, *words[1:]])
-                return [(gap + abs(s.last - i) + abs(o.last - i), pattern, i) for i in places]
-        places = [i for i, w in enumerate(self.words) if w == words[0]]
-        nearest = min((abs(s.last - i) + abs(o.last - i) for i in places), default=0)
-        return [(gap + nearest, text, -1)]
+            verbs = [i for i, w in enumerate(self.words) if self._is_form(w, words[0])]
+            verbs = verbs or self._likely_verbs(words[0])
+        start = [VERB] if verbs else []
+        rest, place = self._with_place(words[1:] if verbs else words, far)
+        pattern = " ".join(start + rest)
+        if verbs:
+            return [(gap + far(i), pattern, i, place) for i in verbs]
+        if place >= 0:
+            return [(gap + far(self.places[place].last), pattern, -1, place)]
+        nearest = min((far(i) for i, w in enumerate(self.words) if w == words[0]), default=0)
+        return [(gap + nearest, pattern, -1, -1)]
+
+    def _with_place(self, words: list[str], far: Callable[[int], float]) -> tuple[list[str], int]:
+        """The end of a predicate without its place (`on left side of` -> `on P of`), and the index of the place."""
+        if len(words) < 2 or words[-1] != "of" or " ".join(words) in self.aligner.fixed:
+            return words, -1
+        k = next((k for k, word in enumerate(words) if word not in NOT_VERBS), len(words) - 1)
+        named = words[k:-1]
+        if DETERMINERS & set(words):  # places are written without them
+            return words, -1
+        found = [Span(a, b) for a, b in _occurrences(self.words, " ".join(named), DETERMINERS | {"-"})]
+        found = [
+            span
+            for span in found
+            if span in self.places or not any(span.first <= p.last and p.first <= span.last for p in self.places)
+        ]
+        if not named or not found:
+            return words, -1
+        best = min(found, key=lambda span: far(span.last))
+        if best not in self.places:
+            self.places.append(best)
+        return [*words[:k], PLACE, "of"], self.places.index(best)
 
     @staticmethod
     def _is_form(word: str, base: str) -> bool:
@@ -351,47 +326,9 @@ def _in_order(labels: Labels) -> Labels:
         tuple(sorted({(new_attribute[a], new_entity[e]) for a, e in labels.links})),
         tuple(
             sorted(
-                (Predicate(new_entity[r.subject], new_entity[r.object], r.pattern, r.verb) for r in labels.relations),
+                (replace(r, subject=new_entity[r.subject], object=new_entity[r.object]) for r in labels.relations),
                 key=lambda r: (r.subject, r.object),
             )
         ),
+        labels.places,
     )
-
-
-def vocabulary_of(pairs: Sequence[tuple[str, SceneGraph]], examples: Sequence[Example], least: int = 3) -> Vocabulary:
-    """The rewrites, patterns and verb forms that occur at least `least` times in aligned examples."""
-    entity = Counter(span.rewrite for e in examples for span in e.labels.entities)
-    attribute = Counter(span.rewrite for e in examples for span in e.labels.attributes)
-    patterns = Counter(r.pattern for e in examples for r in e.labels.relations)
-    bases: dict[str, Counter] = defaultdict(Counter)
-    for example, (_, graph) in zip(examples, pairs):
-        predicates = {(r.subject, r.object): r for r in example.labels.relations}
-        for word, base in _verbs_of(example, graph, predicates.values()):
-            bases[word][base] += 1
-    best = {word: max(sorted(forms), key=lambda f: forms[f]) for word, forms in bases.items()}
-    known = Counter(base for word, base in best.items() if base in possible_base_forms(word))
-    verbs = frozenset(known)
-    exceptions = {w: b for w, b in sorted(best.items()) if base_form(w, {}, verbs) != b}
-    fixed = [COPY, JOIN, SINGULAR]
-    return Vocabulary(
-        fixed + [r for r, n in entity.most_common() if n >= least and r not in fixed],
-        fixed + [r for r, n in attribute.most_common() if n >= least and r not in fixed],
-        [p for p, n in patterns.most_common() if n >= least],
-        exceptions,
-        sorted(verbs),
-    )
-
-
-def _verbs_of(example: Example, graph: SceneGraph, relations: Iterable[Predicate]):
-    """Pairs (word in the sentence, base form in the graph) of the predicates that have a verb."""
-    texts = [r.relation for r in graph.relations]
-    for relation in relations:
-        if relation.verb < 0:
-            continue
-        rest = relation.pattern.split()[1:]
-        word = example.tokens[relation.verb].text
-        for text in texts:
-            verb, *after = text.split()
-            alike = verb in possible_base_forms(word) or verb[:1] == word[:1]
-            if after == rest and alike and verb not in NOT_VERBS:
-                yield word, verb

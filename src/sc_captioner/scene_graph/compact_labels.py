@@ -1,8 +1,9 @@
 """What the compact parser learns per sentence, and the way back from such labels to a scene graph.
 
 A sentence is labelled with spans of entities, spans of attributes, links attribute -> entity, and relations between
-two entity spans whose predicate is a pattern (`on`, `V on`, `have`, ...) with V filled by a word of the sentence in
-its base form. A span is copied as it stands unless it carries a rewrite (`two` -> `2`, `wood` -> `wooden`).
+two entity spans whose predicate is a pattern (`on`, `V on`, `have`, `on P of`, ...) with V filled by a word of the
+sentence in its base form and P by a span that names a place (`upper left corner`). A span is copied as it stands
+unless it carries a rewrite (`two` -> `2`, `wood` -> `wooden`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ COPY = ""
 JOIN = "<join>"  # without blanks: `side walk` -> `sidewalk`
 SINGULAR = "<singular>"  # `blues` -> `blue`
 VERB = "V"
+PLACE = "P"
+DETERMINERS = frozenset(["the", "a", "an", "its", "his", "her", "their"])
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Tokens `first` to `last` inclusive and how they are written in the graph (`COPY`, `JOIN`, `SINGULAR`, a text)."""
+    """Tokens `first` to `last` inclusive, and their writing in the graph: `COPY`, `JOIN`, `SINGULAR` or a text."""
 
     first: int
     last: int
@@ -31,12 +34,17 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Predicate:
-    """A relation between two entity spans: pattern, and the token that fills its `V` (-1 where it has none)."""
+    """A relation between two entity spans: pattern, the token that fills its `V` and the place that fills its `P`.
+
+    Args:
+        verb, place (`int`): Index of a token and of a span in `Labels.places`, -1 where the pattern has no such slot.
+    """
 
     subject: int
     object: int
     pattern: str
     verb: int = -1
+    place: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,7 @@ class Labels:
     attributes: tuple[Span, ...] = ()
     links: tuple[tuple[int, int], ...] = ()
     relations: tuple[Predicate, ...] = ()
+    places: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,8 @@ class Vocabulary:
     Args:
         entity_rewrites, attribute_rewrites (`list[str]`): Rewrites; index 0 is `COPY`.
         patterns (`list[str]`): Patterns of predicates.
+        needed (`list[str]`): Words that stand in a sentence wherever they stand in its predicates (`left`, `behind`);
+            a pattern with such a word is only chosen where the sentence has it.
         base_forms (`dict[str, str]`): Words whose base form the spelling rules get wrong.
         verbs (`list[str]`): Base forms seen in training; they decide between spellings (`hoping` -> `hope`).
     """
@@ -63,6 +74,7 @@ class Vocabulary:
     entity_rewrites: list[str] = field(default_factory=lambda: [COPY, JOIN, SINGULAR])
     attribute_rewrites: list[str] = field(default_factory=lambda: [COPY, JOIN, SINGULAR])
     patterns: list[str] = field(default_factory=list)
+    needed: list[str] = field(default_factory=list)
     base_forms: dict[str, str] = field(default_factory=dict)
     verbs: list[str] = field(default_factory=list)
 
@@ -107,7 +119,7 @@ def graph_of(
     relations: dict[Relation, None] = {}
     for relation in labels.relations:
         subject, target = names[relation.subject], names[relation.object]
-        predicate = predicate_of(tokens, relation, base_forms, verbs)
+        predicate = predicate_of(tokens, relation, labels.places, base_forms, verbs)
         # `is` would read as an attribute in the written form.
         if subject and target and predicate and predicate != "is":
             relations[Relation(index[subject], predicate, index[target])] = None
@@ -116,10 +128,19 @@ def graph_of(
 
 
 def predicate_of(
-    tokens: Sequence[Token], relation: Predicate, base_forms: Mapping[str, str], verbs: frozenset[str] = frozenset()
+    tokens: Sequence[Token],
+    relation: Predicate,
+    places: Sequence[Span],
+    base_forms: Mapping[str, str],
+    verbs: frozenset[str] = frozenset(),
 ) -> str:
-    """The predicate in words: the pattern with its leading `V` replaced by the base form of its verb."""
-    if relation.verb < 0:
-        return relation.pattern
-    verb = base_form(tokens[relation.verb].text, base_forms, verbs)
-    return verb + relation.pattern.removeprefix(VERB)
+    """The predicate in words: `V` replaced by the base form of its verb, `P` by its place without determiners."""
+    words = relation.pattern.split()
+    if relation.verb >= 0:
+        words[0] = base_form(tokens[relation.verb].text, base_forms, verbs)
+    if relation.place >= 0:
+        span = places[relation.place]
+        named = [t.text for t in tokens[span.first : span.last + 1] if t.text not in DETERMINERS]
+        at = words.index(PLACE)
+        words[at : at + 1] = named
+    return " ".join(words).replace(" - ", "-")

@@ -12,6 +12,7 @@ from .compact_batch import Batch
 
 
 TAGS = 3  # outside, begin, inside
+LAYERS = 3  # of tags: entities, attributes, places
 REGIONS = 6  # a word left of both mentions of a pair, between them, right of both; twice, by the order of the mentions
 MAX_GAP = 12
 
@@ -82,7 +83,7 @@ class _LockedDropout(nn.Module):
 
 
 class CompactModel(nn.Module):
-    """Scores of tags, rewrites, attribute links, predicate patterns and verbs; `encode` first, then `tag`, `pair`.
+    """Scores of tags, rewrites, attribute links, patterns of predicates and the words that fill them.
 
     Args:
         config (`CompactConfig`): Sizes.
@@ -98,15 +99,13 @@ class CompactModel(nn.Module):
         inputs = c.ngram_size + (c.word_size if c.words else 0) + 8
         wide = 2 * c.hidden
         self.lstm = nn.ModuleList(_BiLSTM(inputs if i == 0 else wide, c.hidden) for i in range(c.layers))
-        self.tags = nn.Linear(wide, 2 * TAGS)
+        self.tags = nn.Linear(wide, LAYERS * TAGS)
         self.span = nn.ModuleList(nn.Linear(2 * wide, c.span_size) for _ in range(2))
         self.entity_rewrite = nn.Linear(c.span_size, c.entity_rewrites)
         self.attribute_rewrite = nn.Linear(c.span_size, c.attribute_rewrites)
         self.pairs = nn.ModuleList(_Pairs(c, wide, c.patterns + 1 if k == 0 else 1) for k in range(2))
-        self.pattern = nn.Embedding(c.patterns + 1, c.pair_size)
-        self.verb_query = nn.Linear(c.pair_size, c.pair_size)
-        self.verb_key = nn.Linear(wide, c.pair_size)
-        self.verb_region = nn.Parameter(torch.zeros(REGIONS))
+        self.verbs = _Pointer(c, wide)
+        self.places = _Pointer(c, wide)
         self.dropout = _LockedDropout(c.dropout)
         nn.init.normal_(self.ngrams.weight, std=0.3)
 
@@ -130,8 +129,8 @@ class CompactModel(nn.Module):
         return x
 
     def tag(self, states: Tensor) -> Tensor:
-        """Tag scores `(B, T, 2, 3)`: entities, attributes."""
-        return self.tags(states).unflatten(-1, (2, TAGS))
+        """Tag scores `(B, T, 3, 3)`: of entities, attributes and places, each outside, begin, inside."""
+        return self.tags(states).unflatten(-1, (LAYERS, TAGS))
 
     def spans(self, states: Tensor, first: Tensor, last: Tensor, kind: int) -> Tensor:
         """Representations `(B, N, span_size)` of spans `(B, N)` of entities (`kind` 0) or attributes (1)."""
@@ -140,23 +139,35 @@ class CompactModel(nn.Module):
         return self.dropout(torch.nn.functional.gelu(self.span[kind](ends)))
 
     def relate(self, states: Tensor, entities: Tensor, last: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Pattern scores `(B, E, E, patterns + 1)` (0: no relation) and pair states for `verbs`."""
+        """Pattern scores `(B, E, E, patterns + 1)` (0: no relation) and pair states for the pointers."""
         return self.pairs[0](states, entities, last, entities, last, mask)
 
     def link(self, states: Tensor, attributes: Tensor, at: Tensor, entities: Tensor, last: Tensor, mask: Tensor):
         """Scores `(B, A, E)` that an attribute belongs to an entity."""
         return self.pairs[1](states, attributes, at, entities, last, mask)[0].squeeze(-1)
 
-    def verbs(self, states: Tensor, pairs: Tensor, pattern: Tensor, first: Tensor, second: Tensor, row: Tensor):
-        """Scores `(N, T)` of the words that may fill the `V` of the patterns `(N,)` of `N` chosen pairs.
+
+class _Pointer(nn.Module):
+    """Points from pairs of entities whose pattern is known to the word that fills a slot of the pattern."""
+
+    def __init__(self, c: CompactConfig, wide: int):
+        super().__init__()
+        self.pattern = nn.Embedding(c.patterns + 1, c.pair_size)
+        self.query, self.key = nn.Linear(c.pair_size, c.pair_size), nn.Linear(wide, c.pair_size)
+        self.region = nn.Parameter(torch.zeros(REGIONS))
+
+    def forward(
+        self, states: Tensor, pairs: Tensor, pattern: Tensor, first: Tensor, second: Tensor, row: Tensor
+    ) -> Tensor:
+        """Scores `(N, T)` of the words of the sentences of `N` pairs.
 
         Args:
-            pairs (`Tensor`): `(N, pair_size)` pair states; `row` `(N,)` their sentences.
+            pairs (`Tensor`): `(N, pair_size)` pair states. pattern, row (`Tensor`): `(N,)` patterns and sentences.
             first, second (`Tensor`): `(N,)` places of subject and object.
         """
-        query = self.verb_query(pairs + self.pattern(pattern))
-        scores = torch.einsum("nd,ntd->nt", query, self.verb_key(states)[row]) / query.shape[-1] ** 0.5
-        return scores + self.verb_region[_regions(first, second, states.shape[1])]
+        query = self.query(pairs + self.pattern(pattern))
+        scores = torch.einsum("nd,ntd->nt", query, self.key(states)[row]) / query.shape[-1] ** 0.5
+        return scores + self.region[_regions(first, second, states.shape[1])]
 
 
 def _regions(first: Tensor, second: Tensor, length: int) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from .compact_alignment import Example
 from .compact_batch import Batch, batch_of, padded
+from .compact_decoding import known_patterns
 from .compact_labels import Vocabulary
-from .compact_model import CompactModel
+from .compact_model import LAYERS, CompactModel
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,11 @@ class Targets:
     """Gold labels of a batch; -100 marks places without a label.
 
     Args:
-        tags (`Tensor`): `(B, T, 2)`. entities, attributes (`tuple[Tensor, Tensor]`): First and last tokens `(B, N)`.
+        tags (`Tensor`): `(B, T, 3)`. entities, attributes (`tuple[Tensor, Tensor]`): First and last tokens `(B, N)`.
         rewrites (`tuple[Tensor, Tensor]`): `(B, E)` and `(B, A)`.
         links (`Tensor`): `(B, A, E)` of 0, 1 and -100. patterns (`Tensor`): `(B, E, E)`, 0 for no relation.
-        verbs (`Tensor`): `(N, 4)` rows of sentence, subject, object, token.
+        verbs, places (`Tensor`): `(N, 4)` rows of sentence, subject, object, token that fills the slot.
+        known (`Tensor`): `(B, patterns + 1)`, which patterns a sentence can have.
     """
 
     tags: Tensor
@@ -58,12 +60,15 @@ class Targets:
     links: Tensor
     patterns: Tensor
     verbs: Tensor
+    places: Tensor
+    known: Tensor
 
 
 class Labeller:
     """Turns examples into targets with the closed label sets of a vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary):
+        self.vocabulary = vocabulary
         self.entity_rewrites = {text: i for i, text in enumerate(vocabulary.entity_rewrites)}
         self.attribute_rewrites = {text: i for i, text in enumerate(vocabulary.attribute_rewrites)}
         self.patterns = {text: i + 1 for i, text in enumerate(vocabulary.patterns)}
@@ -72,10 +77,10 @@ class Labeller:
         """Targets of a batch; a rewrite or pattern outside the vocabulary is left unlabelled."""
         labels = [example.labels for example in examples]
         rows, longest = len(examples), max(len(e.tokens) for e in examples)
-        tags = torch.full((rows, longest, 2), -100)
+        tags = torch.full((rows, longest, LAYERS), -100)
         for b, example in enumerate(examples):
             tags[b, : len(example.tokens)] = 0
-            for kind, spans in enumerate((example.labels.entities, example.labels.attributes)):
+            for kind, spans in enumerate((example.labels.entities, example.labels.attributes, example.labels.places)):
                 for span in spans:
                     tags[b, span.first, kind] = 1
                     tags[b, span.first + 1 : span.last + 1, kind] = 2
@@ -93,7 +98,8 @@ class Labeller:
         )
         links = torch.full((rows, attributes[0].shape[1], entities[0].shape[1]), -100.0)
         patterns = torch.full((rows, entities[0].shape[1], entities[0].shape[1]), -100)
-        verbs = []
+        known = known_patterns([e.tokens for e in examples], self.vocabulary, [bool(x.places) for x in labels])
+        verbs, places = [], []
         for b, x in enumerate(labels):
             n = len(x.entities)
             links[b, : len(x.attributes), :n] = 0
@@ -101,10 +107,17 @@ class Labeller:
             for attribute, entity in x.links:
                 links[b, attribute, entity] = 1
             for r in x.relations:
-                patterns[b, r.subject, r.object] = self.patterns.get(r.pattern, -100)
-                if r.verb >= 0 and r.pattern in self.patterns:
+                pattern = self.patterns.get(r.pattern, -100)
+                if pattern < 0 or not known[b, pattern]:
+                    patterns[b, r.subject, r.object] = -100
+                    continue
+                patterns[b, r.subject, r.object] = pattern
+                if r.verb >= 0:
                     verbs.append([b, r.subject, r.object, r.verb])
-        return Targets(tags, entities, attributes, rewrites, links, patterns, torch.tensor(verbs).reshape(-1, 4))
+                if r.place >= 0:
+                    places.append([b, r.subject, r.object, x.places[r.place].last])
+        verb, place = (torch.tensor(found, dtype=torch.long).reshape(-1, 4) for found in (verbs, places))
+        return Targets(tags, entities, attributes, rewrites, links, patterns, verb, place, known)
 
 
 def loss_of(model: CompactModel, batch: Batch, targets: Targets, keep_word: Tensor | None = None) -> dict[str, Tensor]:
@@ -112,8 +125,8 @@ def loss_of(model: CompactModel, batch: Batch, targets: Targets, keep_word: Tens
     size = len(batch.lengths)
     states = model.encode(batch, keep_word)
     mask = torch.arange(states.shape[1]) < batch.lengths.unsqueeze(-1)
-    entity = model.spans(states, *targets.entities, kind=0)
-    attribute = model.spans(states, *targets.attributes, kind=1)
+    entity = model.spans(states, targets.entities[0], targets.entities[1], 0)
+    attribute = model.spans(states, targets.attributes[0], targets.attributes[1], 1)
     at = targets.entities[1]
     linked = model.link(states, attribute, targets.attributes[1], entity, at, mask)
     known = targets.links >= 0
@@ -123,13 +136,15 @@ def loss_of(model: CompactModel, batch: Batch, targets: Targets, keep_word: Tens
         "entity_rewrites": _nll(model.entity_rewrite(entity), targets.rewrites[0]),
         "attribute_rewrites": _nll(model.attribute_rewrite(attribute), targets.rewrites[1]),
         "links": nn.functional.binary_cross_entropy_with_logits(linked[known], targets.links[known], reduction="sum"),
-        "patterns": _nll(scores, targets.patterns),
+        "patterns": _nll(scores.masked_fill(~targets.known[:, None, None], -1e4), targets.patterns),
     }
-    row, subject, target, verb = targets.verbs.T
-    if len(row):
-        chosen = targets.patterns[row, subject, target]
-        words = model.verbs(states, pairs[row, subject, target], chosen, at[row, subject], at[row, target], row)
-        losses["verbs"] = _nll(words.masked_fill(~mask[row], -1e4), verb)
+    for name, pointer, slots in (("verbs", model.verbs, targets.verbs), ("places", model.places, targets.places)):
+        row, subject, target, word = slots.T
+        if len(row):
+            chosen = targets.patterns[row, subject, target]
+            at_row = at[row, subject], at[row, target], row
+            found = pointer(states, pairs[row, subject, target], chosen, *at_row)
+            losses[name] = _nll(found.masked_fill(~mask[row], -1e4), word)
     return {name: value / size for name, value in losses.items()}
 
 

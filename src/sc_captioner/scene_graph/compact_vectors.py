@@ -36,7 +36,7 @@ def known_words(corpus: Iterable[str], count: int, folder: Path, least: int = 2)
 
 
 def word_vectors(words: list[str], size: int, folder: Path) -> Tensor:
-    """Vectors `(len(words), size)` of unit variance: mean input embeddings of a word's pieces, by principal components."""
+    """Vectors `(len(words), size)` of unit variance: mean embeddings of a word's pieces, principal components."""
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
