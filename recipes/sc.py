@@ -12,7 +12,6 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from sc_captioner import SCConfig, SCTrainer
 from sc_captioner.arguments import DatasetArguments, RewardArguments, checkpoint_to_resume, run_recipe
-from sc_captioner.data import conversational
 from sc_captioner.trainer.progress import TurnProgress
 
 
@@ -30,7 +29,7 @@ def main(
         model=model_args.model_name_or_path,
         reward_funcs=reward_args.reward(),
         args=training_args,
-        train_dataset=conversational(dataset_args.load()),
+        train_dataset=dataset_args.load(),
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )

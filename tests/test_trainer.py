@@ -24,7 +24,7 @@ def longer_second_caption(first_caption, second_caption, **columns):
 def captions():
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 255, (56 + 28 * (i % 2), 56, 3), dtype=np.uint8)) for i in range(8)]
-    prompts = [[{"role": "user", "content": f"Describe this image{' in detail' * (i % 3)}."}] for i in range(8)]
+    prompts = [f"Describe this image{' in detail' * (i % 3)}." for i in range(8)]
     return Dataset.from_dict({"image": images, "prompt": prompts, "reference": ["A small red circle."] * 8})
 
 
@@ -192,3 +192,64 @@ def test_completions_table_shows_both_captions(tmp_path, captions):
 def test_contradictory_settings_are_refused(tmp_path, captions, changes, message):
     with pytest.raises(ValueError, match=message):
         trainer_for(tmp_path, captions, **changes)
+
+
+def test_vllm_serves_both_turns(tmp_path, captions):
+    """vLLM does not run here: its engine is stood in for by one that answers from a list, at TRL's own entry point."""
+    trainer = trainer_for(tmp_path, captions, max_steps=1)
+    eos, calls = trainer.eos_token_ids[0], []
+
+    def generate_single_turn(prompt_ids, images, fields, num_generations):
+        calls.append((prompt_ids, images, num_generations))
+        # The last answer of every call is cut off: it has no end-of-turn token.
+        answers = [[70 + i, eos] if i < len(prompt_ids) - 1 else [70 + i, 71] for i in range(len(prompt_ids))]
+        return answers, [[-0.5, -0.25] for _ in answers]
+
+    trainer._generate_single_turn, trainer.use_vllm = generate_single_turn, True
+    trainer._last_loaded_step = trainer.state.global_step
+    trainer.model.train()
+    row = {
+        "role": "user",
+        "content": [{"type": "image", "image": captions[0]["image"]}, {"type": "text", "text": "?"}],
+    }
+    output = trainer.rollout_func([[row]] * 4, trainer)
+
+    (first_prompts, first_images, first_group), (second_prompts, second_images, second_group) = calls
+    assert len(first_prompts) == len(first_images) == 2 and first_group == 2  # 4 samples, 2 corrections per caption
+    assert len(second_prompts) == len(second_images) == 4 and second_group == 2
+    ask, close = list(trainer.bridge.ask), list(trainer.bridge.close)
+    bridges = [ask, ask, close + ask, close + ask]
+    firsts = [[70, eos], [70, eos], [71, 71], [71, 71]]
+    assert second_prompts == [list(first_prompts[i // 2]) + firsts[i] + bridges[i] for i in range(4)]
+    for i in range(4):
+        second = [70 + i, eos] if i < 3 else [73, 71]
+        assert output["completion_ids"][i] == firsts[i] + bridges[i] + second
+        assert output["env_mask"][i] == [1, 1] + [0] * len(bridges[i]) + [1, 1]
+        assert output["logprobs"][i] == [-0.5, -0.25] + [0.0] * len(bridges[i]) + [-0.5, -0.25]
+
+
+def test_photographs_go_through_processor_rollout_and_reward(tmp_path):
+    data = pytest.importorskip("skimage.data")
+    from sc_captioner import CorrectionReward
+
+    photographs = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
+    dataset = Dataset.from_dict(
+        {
+            "image": [Image.fromarray(photograph) for photograph in photographs],
+            "prompt": ["Describe this image in detail."] * 4,
+            "reference": [
+                "A smiling astronaut in an orange suit stands in front of a flag.",
+                "A brown cat with green eyes looks at the camera.",
+                "A cup of coffee stands on a wooden table beside a spoon.",
+                "A white rocket stands on the launch pad at night.",
+            ],
+        }
+    )
+    trainer = trainer_for(tmp_path, dataset, reward=CorrectionReward(), num_generations=4, max_steps=1)
+    trainer.train()
+    log = next(row for row in trainer.state.log_history if "reward" in row)
+    assert log["skipped_samples"] == 0
+    assert -0.5 <= log["reward"] <= 0.5
+    assert {f"reward_parts/{part}" for part in ("objects", "attributes", "relations", "mistakes", "unchanged")} <= set(
+        log
+    )

@@ -13,7 +13,7 @@ from datasets import Dataset, IterableDataset
 from transformers import AutoConfig, AutoProcessor, PreTrainedModel, ProcessorMixin, TrainerCallback
 from trl import GRPOTrainer
 
-from ..data.columns import DatasetError
+from ..data.columns import DatasetError, conversational
 from ..data.model_checks import ModelError, check_captioner
 from ..generation import correction_bridge, vision_token_ids
 from .objective import correction_advantages, token_kl, turn_masks
@@ -83,7 +83,7 @@ class SCTrainer(GRPOTrainer):
         model="Qwen/Qwen2-VL-2B-Instruct",
         reward_funcs=CorrectionReward(parser="compact"),
         args=SCConfig("qwen2-vl-sc"),
-        train_dataset=load_caption_dataset("scenes"),
+        train_dataset=load_caption_dataset("scenes", num_samples=1000),
     )
     trainer.train()
     ```
@@ -97,8 +97,8 @@ class SCTrainer(GRPOTrainer):
             `None` in their result leaves that sample out of the update.
         args ([`SCConfig`], *optional*): Settings.
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
-            Columns `prompt` (a conversation of one user message) and `image` (or `images`), and what the reward
-            functions ask for ([`CorrectionReward`] asks for `reference`).
+            Columns `prompt` (a text, or a conversation of one user message) and `image` (or `images`), and what the
+            reward functions ask for ([`CorrectionReward`] asks for `reference`).
         eval_dataset (*optional*): Like `train_dataset`.
         processing_class ([`~transformers.ProcessorMixin`], *optional*): Defaults to the model's own processor.
         callbacks, optimizers, quantization_config, peft_config (*optional*): As in [`~trl.GRPOTrainer`].
@@ -133,7 +133,11 @@ class SCTrainer(GRPOTrainer):
             args = SCConfig(f"{Path(name).name}-SC")
         config, processing_class = _config_and_processor(model, processing_class, args)
         check_captioner(config, processing_class, name=name)
-        _check_columns(train_dataset, "train_dataset")
+        train_dataset = _conversations(train_dataset, "train_dataset")
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {key: _conversations(rows, f"eval_dataset {key!r}") for key, rows in eval_dataset.items()}
+        else:
+            eval_dataset = _conversations(eval_dataset, "eval_dataset")
         with warnings.catch_warnings():
             # `rollout_func` is the documented hook for this; its API is pinned and tested here.
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
@@ -251,12 +255,13 @@ def _config_and_processor(
     return config, processor
 
 
-def _check_columns(dataset: Dataset | IterableDataset | None, setting: str) -> None:
+def _conversations(dataset: Dataset | IterableDataset | None, setting: str) -> Dataset | IterableDataset | None:
     names = getattr(dataset, "column_names", None)
     if names is None:
-        return
+        return dataset
     for column, present in (("prompt", "prompt" in names), ("image", bool({"image", "images"} & set(names)))):
         if not present:
             raise DatasetError(
                 f"{setting} has no column {column!r} (it has {', '.join(map(repr, names))}); rename the right one."
             )
+    return conversational(dataset)
