@@ -38,9 +38,9 @@ class _Caption:
 class GraphJudge:
     """Says yes where at least half of what a question states is in the caption's graph.
 
-    The question becomes a phrase (`Is the star above the heart?` -> `the star above the heart`) and is parsed like the
-    caption. A relation counts if the caption states it of the same things by their lemmas or synonyms, in the same
-    words or others of one meaning, or turned around (`the heart below the star`); a relation whose opposite is stated
+    The question becomes a phrase (`Is the star above the heart?` -> `The star above the heart.`) and is parsed like
+    the caption. A relation counts if the caption states it of the same things by their lemmas or synonyms, in the same
+    words or others of one meaning, or turned around (the heart below the star); a relation whose opposite is stated
     makes the answer no. Places in the picture (`on the left side of the image`), which scene graphs leave out, are
     compared in the text near the thing. What the caption does not say is answered with no.
 
@@ -161,7 +161,7 @@ class GraphJudge:
 
     def _first_head(self, phrase: str, asked: SceneGraph) -> str | None:
         """The thing that a phrase names first."""
-        words = f" {phrase.lower()} "
+        words = f" {phrase.lower()}"
         places = [(place, e.head) for e in asked.entities if (place := words.find(f" {e.head}")) >= 0]
         return self._lemma(min(places)[1]) if places else None
 

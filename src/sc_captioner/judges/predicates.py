@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 # Ways of writing a place, by what they mean. Predicates have no articles (`to left of`).
 _WORDINGS = {
-    "left": "to left of; left of; on left of; at left of; in left of; to left side of; on left side of; at left side of",
+    "left": "to left of; left of; on left of; at left of; in left of; to left side of; on left side of; "
+    "at left side of",
     "right": "to right of; right of; on right of; at right of; in right of; to right side of; on right side of; "
     "at right side of",
     "above": "above; over; higher than; up above",

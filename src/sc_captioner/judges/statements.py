@@ -49,7 +49,8 @@ class Statement:
     """What a question asks about.
 
     Args:
-        phrase (`str`): The question as a noun phrase, places in the picture left out: `tire standing on grass`.
+        phrase (`str`): The question as a noun phrase written like a sentence, places in the picture left out:
+            `The tire on the grass.` Empty if nothing is left.
         regions (`frozenset[str]`): Places in the picture it asks for: `left`, `right`, `top`, `bottom`, `center`,
             `foreground`, `background`.
     """
@@ -59,12 +60,14 @@ class Statement:
 
     @classmethod
     def of(cls, question: str) -> Statement:
-        """Turn a yes/no question: `Is the tire on the left side of the image?` is `the tire`, left."""
+        """Turn a yes/no question: `Is the tire on the left side of the image?` is `The tire.`, left."""
         text = _OPENING.sub("", question.strip().rstrip("?").rstrip(), count=1)
         regions = frozenset(region for match in _PLACE.finditer(text) for region in _regions(match["words"]))
         text = _IN_PICTURE.sub("", _PLACE.sub(" ", text))
         text = _BEING.sub(" ", text)
-        return cls(" ".join(text.split()).strip(" ,"), regions)
+        text = " ".join(text.split()).strip(" ,")
+        # Written as a sentence of a caption: that is what parsers know best.
+        return cls(f"{text[0].upper()}{text[1:]}." if text else "", regions)
 
 
 def segments_with_regions(sentence: str) -> Iterator[tuple[str, frozenset[str]]]:
