@@ -28,7 +28,7 @@ def main(model: str, output: Path) -> None:
     prompts = [[{"role": "user", "content": "Describe this image."}]] * 16
     args = SCConfig(
         str(output / "run"), per_device_train_batch_size=4, num_generations=4, max_completion_length=8, max_steps=2,
-        learning_rate=1e-2, loss_type="grpo", bf16=False, use_cpu=True, report_to=[], save_strategy="no",
+        learning_rate=1e-2, loss_type="grpo", bf16=False, report_to=[], save_strategy="no",
         activation_checkpointing=False, model_init_kwargs={"dtype": "float32"}, disable_tqdm=True,
     )  # fmt: skip
     dataset = Dataset.from_dict({"image": images, "prompt": prompts, "number": list(range(16))})

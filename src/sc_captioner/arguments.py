@@ -60,10 +60,10 @@ class DatasetArguments:
         Raises:
             DatasetError: If it cannot be read or used; the message names row, column or setting and the remedy.
         """
-        from .data import check_caption_dataset, load_caption_dataset
+        from .data import load_caption_dataset
         from .prompts import CAPTION_PROMPT
 
-        dataset = load_caption_dataset(
+        return load_caption_dataset(
             self.dataset,
             split=self.dataset_split,
             config=self.dataset_config,
@@ -75,7 +75,6 @@ class DatasetArguments:
             image_root=self.image_root,
             streaming=self.streaming,
         )
-        return check_caption_dataset(dataset)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+import torch
 from trl import GRPOConfig
 
 from ..prompts import CORRECTION_INSTRUCTION
@@ -86,6 +87,8 @@ class SCConfig(GRPOConfig):
     temperature: float = field(default=0.9, metadata={"help": "Sampling temperature of both turns."})
 
     def __post_init__(self) -> None:
+        # Without this, accelerate lets several CPU processes train each for itself.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         for name, kinds in (("policy_turns", PolicyTurns), ("kl_estimator", KLEstimator), ("advantage", Advantage)):
             value, known = getattr(self, name), get_args(kinds)
