@@ -22,6 +22,7 @@ from trl import TrlParser
 from sc_captioner.data.scene_captions import caption_sentences
 from sc_captioner.scene_graph.compact import CompactParser
 from sc_captioner.scene_graph.compact_alignment import Aligner, Example
+from sc_captioner.scene_graph.compact_decoding import pattern_cues
 from sc_captioner.scene_graph.compact_model import CompactConfig, CompactModel
 from sc_captioner.scene_graph.compact_rewording import Rewording
 from sc_captioner.scene_graph.compact_training import Schedule, train
@@ -103,8 +104,10 @@ def main(arguments: ParserArguments) -> None:
         entity_rewrites=len(vocabulary.entity_rewrites),
         attribute_rewrites=len(vocabulary.attribute_rewrites),
         patterns=len(vocabulary.patterns),
+        cues=len(vocabulary.cues),
     )
     model = CompactModel(config)
+    model.cues.patterns.copy_(pattern_cues(vocabulary))
     if words:
         with torch.no_grad():
             model.table.weight[1:] = word_vectors(words, arguments.word_size, encoder_folder())

@@ -20,6 +20,7 @@ class Batch:
         ngrams (`Tensor`): Bucket ids of all distinct words, flat; `offsets` `(U,)` says where each word begins.
         rows (`Tensor`): `(U,)` rows of the word table, 0 for unknown words.
         words (`Tensor`): `(B, T)` which distinct word stands where; `shapes` `(B, T)` capital letters (0, 1, 2).
+        cues (`Tensor`): `(B, T)` which cue of a predicate a token is (1..), 0 for none.
         lengths (`Tensor`): `(B,)` numbers of tokens.
     """
 
@@ -28,6 +29,7 @@ class Batch:
     rows: Tensor
     words: Tensor
     shapes: Tensor
+    cues: Tensor
     lengths: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
@@ -39,19 +41,24 @@ def _ngrams(word: str, buckets: int) -> tuple[int, ...]:
     return tuple(ngram_ids(word, buckets))
 
 
-def batch_of(sentences: Sequence[Sequence[Token]], rows: Mapping[str, int], buckets: int) -> Batch:
+def batch_of(
+    sentences: Sequence[Sequence[Token]], rows: Mapping[str, int], buckets: int, cues: Sequence[str] = ()
+) -> Batch:
     """Tensors of sentences that have at least one token each.
 
     Args:
         sentences: Tokens of each sentence.
         rows (`Mapping[str, int]`): Row of the word table by word; other words get row 0.
         buckets (`int`): Number of hash buckets of character n-grams.
+        cues (`Sequence[str]`): Words that patterns of predicates have as they stand.
     """
+    cue = {word: i + 1 for i, word in enumerate(cues)}
     distinct = list(dict.fromkeys(token.text for tokens in sentences for token in tokens))
     index = {word: i for i, word in enumerate(distinct)}
     grams = [_ngrams(word, buckets) for word in distinct]
     longest = max(len(tokens) for tokens in sentences)
     words = [[index[t.text] for t in tokens] + [0] * (longest - len(tokens)) for tokens in sentences]
+    signs = [[cue.get(t.text, 0) for t in tokens] + [0] * (longest - len(tokens)) for tokens in sentences]
     shapes = [[t.shape for t in tokens] + [0] * (longest - len(tokens)) for tokens in sentences]
     starts = [0]
     for found in grams[:-1]:
@@ -62,6 +69,7 @@ def batch_of(sentences: Sequence[Sequence[Token]], rows: Mapping[str, int], buck
         torch.tensor([rows.get(word, 0) for word in distinct]),
         torch.tensor(words),
         torch.tensor(shapes),
+        torch.tensor(signs),
         torch.tensor([len(tokens) for tokens in sentences]),
     )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from .compact_batch import batch_of, padded
-from .compact_labels import PLACE, VERB, Labels, Predicate, Span, Vocabulary
+from .compact_labels import COPY, JOIN, PLACE, SINGULAR, VERB, Labels, Predicate, Span, Vocabulary
 from .compact_model import LAYERS, CompactModel
 from .compact_words import Token
 
@@ -37,7 +37,7 @@ def labels_of(
 ) -> list[Labels]:
     """Labels of sentences that have at least one token each, by the model's best choices."""
     device = model.tags.weight.device
-    batch = batch_of(sentences, rows, model.config.buckets).to(device)
+    batch = batch_of(sentences, rows, model.config.buckets, vocabulary.cues).to(device)
     states = model.encode(batch)
     mask = torch.arange(states.shape[1], device=device) < batch.lengths.unsqueeze(-1)
     tags = model.tag(states).argmax(-1).cpu().tolist()
@@ -46,45 +46,74 @@ def labels_of(
     ends = [[padded([[p[k] for p in row] for row in places[kind]]).to(device) for k in range(2)] for kind in range(2)]
     entity = model.spans(states, ends[0][0], ends[0][1], 0)
     attribute = model.spans(states, ends[1][0], ends[1][1], 1)
-    entity_rewrites = model.entity_rewrite(entity).argmax(-1).tolist()
-    attribute_rewrites = model.attribute_rewrite(attribute).argmax(-1).tolist()
     links = _links(model.link(states, attribute, ends[1][1], entity, ends[0][1], mask).cpu(), places[0], places[1])
-    scores, pairs = model.relate(states, entity, ends[0][1], mask)
-    known = known_patterns(sentences, vocabulary, [bool(row) for row in places[2]]).to(device)
-    scores = scores.masked_fill(~known[:, None, None], float("-inf"))
+    scores, pairs = model.relate(states, entity, ends[0][1], mask, batch.cues)
+    with_place = torch.tensor([False] + [PLACE in pattern.split() for pattern in vocabulary.patterns], device=device)
+    named = torch.tensor([bool(row) for row in places[2]], device=device)
+    scores = scores.masked_fill(with_place & ~named[:, None, None, None], float("-inf"))
     relations = _relations(model, states, scores, pairs, ends[0][1], mask, places, vocabulary)
-    return [
-        Labels(
-            tuple(Span(a, b, vocabulary.entity_rewrites[r]) for (a, b), r in zip(places[0][i], entity_rewrites[i])),
-            tuple(
-                Span(a, b, vocabulary.attribute_rewrites[r]) for (a, b), r in zip(places[1][i], attribute_rewrites[i])
-            ),
-            links[i],
-            relations[i],
-            tuple(Span(a, b) for a, b in places[2][i]),
+    spans = [
+        _spans(heads(states_of).cpu(), sentences, places[kind], rewrites, vocabulary.sources)
+        for kind, (heads, states_of, rewrites) in enumerate(
+            (
+                (model.entity_rewrite, entity, vocabulary.entity_rewrites),
+                (model.attribute_rewrite, attribute, vocabulary.attribute_rewrites),
+            )
         )
+    ]
+    return [
+        Labels(spans[0][i], spans[1][i], links[i], relations[i], tuple(Span(a, b) for a, b in places[2][i]))
         for i in range(len(sentences))
     ]
 
 
-def known_patterns(
-    sentences: Sequence[Sequence[Token]], vocabulary: Vocabulary, with_places: Sequence[bool]
-) -> Tensor:
-    """Which patterns a sentence can have, `(sentences, patterns + 1)`: those whose needed words and slots it has."""
-    place = torch.tensor([PLACE in pattern.split() for pattern in vocabulary.patterns])
-    number = {word: i for i, word in enumerate(vocabulary.needed)}
-    need = torch.zeros(len(vocabulary.patterns), len(number))
-    for i, pattern in enumerate(vocabulary.patterns):
+def _spans(
+    scores: Tensor,
+    sentences: Sequence[Sequence[Token]],
+    places: Sequence[Sequence[Position]],
+    rewrites: Sequence[str],
+    sources: Mapping[str, Sequence[str]],
+) -> list[tuple[Span, ...]]:
+    """Spans with the best rewrites that fit them."""
+    found = []
+    for rows, tokens, named in zip(scores, sentences, places):
+        texts = [" ".join(token.text for token in tokens[a : b + 1]) for a, b in named]
+        chosen = rewritten(rows[: len(named)], texts, rewrites, sources)
+        found.append(tuple(Span(a, b, rewrite) for (a, b), rewrite in zip(named, chosen)))
+    return found
+
+
+def pattern_cues(vocabulary: Vocabulary) -> Tensor:
+    """Which cues the patterns have: `(patterns + 1, cues)` of 0 and 1; row 0, no relation, has none."""
+    number = {word: i for i, word in enumerate(vocabulary.cues)}
+    has = torch.zeros(len(vocabulary.patterns) + 1, len(number))
+    for i, pattern in enumerate(vocabulary.patterns, start=1):
         for word in pattern.split():
             if word in number:
-                need[i, number[word]] = 1
-    lacking = torch.ones(len(sentences), len(number))
-    for row, tokens in zip(lacking, sentences):
-        for token in tokens:
-            if token.text in number:
-                row[number[token.text]] = 0
-    known = (lacking @ need.T == 0) & (torch.tensor(with_places)[:, None] | ~place)
-    return torch.nn.functional.pad(known, (1, 0), value=True)
+                has[i, number[word]] = 1
+    return has
+
+
+def rewritten(
+    scores: Tensor, texts: Sequence[str], rewrites: Sequence[str], sources: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """The best rewrite of each text among those that its like had in training, `(len(texts), rewrites)` scores."""
+    found = []
+    for text, row in zip(texts, scores.tolist()):
+        best, choice = float("-inf"), COPY
+        for rewrite, score in zip(rewrites, row):
+            if score > best and _fits(text, rewrite, sources):
+                best, choice = score, rewrite
+        found.append(choice)
+    return found
+
+
+def _fits(text: str, rewrite: str, sources: Mapping[str, Sequence[str]]) -> bool:
+    if rewrite == COPY:
+        return True
+    if rewrite == JOIN:
+        return " " in text
+    return text.endswith("s") if rewrite == SINGULAR else text in sources.get(rewrite, ())
 
 
 def _links(scores: Tensor, *places: Sequence[Sequence[Position]]) -> list[tuple[Position, ...]]:

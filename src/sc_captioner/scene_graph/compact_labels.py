@@ -65,8 +65,8 @@ class Vocabulary:
     Args:
         entity_rewrites, attribute_rewrites (`list[str]`): Rewrites; index 0 is `COPY`.
         patterns (`list[str]`): Patterns of predicates.
-        needed (`list[str]`): Words that stand in a sentence wherever they stand in its predicates (`left`, `behind`);
-            a pattern with such a word is only chosen where the sentence has it.
+        cues (`list[str]`): Words that patterns have as they stand (`left`, `behind`, `of`).
+        sources (`dict[str, list[str]]`): What was rewritten so in training, by rewrite; nothing else is.
         base_forms (`dict[str, str]`): Words whose base form the spelling rules get wrong.
         verbs (`list[str]`): Base forms seen in training; they decide between spellings (`hoping` -> `hope`).
     """
@@ -74,7 +74,8 @@ class Vocabulary:
     entity_rewrites: list[str] = field(default_factory=lambda: [COPY, JOIN, SINGULAR])
     attribute_rewrites: list[str] = field(default_factory=lambda: [COPY, JOIN, SINGULAR])
     patterns: list[str] = field(default_factory=list)
-    needed: list[str] = field(default_factory=list)
+    cues: list[str] = field(default_factory=list)
+    sources: dict[str, list[str]] = field(default_factory=dict)
     base_forms: dict[str, str] = field(default_factory=dict)
     verbs: list[str] = field(default_factory=list)
 

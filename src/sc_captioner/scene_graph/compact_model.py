@@ -28,7 +28,7 @@ class CompactConfig:
         hidden (`int`): LSTM width per direction. `layers` (`int`): LSTM layers.
         span_size, pair_size (`int`): Width of span and pair representations.
         heads (`int`): Attention heads from pairs to words, of `head_size` each.
-        entity_rewrites, attribute_rewrites, patterns (`int`): Sizes of the closed label sets.
+        entity_rewrites, attribute_rewrites, patterns, cues (`int`): Sizes of the closed label sets.
     """
 
     buckets: int = 12288
@@ -44,6 +44,7 @@ class CompactConfig:
     entity_rewrites: int = 3
     attribute_rewrites: int = 3
     patterns: int = 1
+    cues: int = 1
     dropout: float = 0.33
 
     def to_dict(self) -> dict[str, Any]:
@@ -104,6 +105,7 @@ class CompactModel(nn.Module):
         self.entity_rewrite = nn.Linear(c.span_size, c.entity_rewrites)
         self.attribute_rewrite = nn.Linear(c.span_size, c.attribute_rewrites)
         self.pairs = nn.ModuleList(_Pairs(c, wide, c.patterns + 1 if k == 0 else 1) for k in range(2))
+        self.cues = _Cues(c, wide)
         self.verbs = _Pointer(c, wide)
         self.places = _Pointer(c, wide)
         self.dropout = _LockedDropout(c.dropout)
@@ -138,13 +140,49 @@ class CompactModel(nn.Module):
         ends = torch.cat([states[rows, first], states[rows, last]], -1)
         return self.dropout(torch.nn.functional.gelu(self.span[kind](ends)))
 
-    def relate(self, states: Tensor, entities: Tensor, last: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Pattern scores `(B, E, E, patterns + 1)` (0: no relation) and pair states for the pointers."""
-        return self.pairs[0](states, entities, last, entities, last, mask)
+    def relate(
+        self, states: Tensor, entities: Tensor, last: Tensor, mask: Tensor, cues: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Pattern scores `(B, E, E, patterns + 1)` (0: no relation) and pair states for the pointers.
+
+        Args:
+            entities (`Tensor`): `(B, E, span_size)`; they end at `last` `(B, E)`.
+            mask, cues (`Tensor`): `(B, T)`, true at real tokens; which cue a token is.
+        """
+        scores, pairs = self.pairs[0](states, entities, last, entities, last, mask)
+        return scores + self.cues(states, pairs, last, mask, cues), pairs
 
     def link(self, states: Tensor, attributes: Tensor, at: Tensor, entities: Tensor, last: Tensor, mask: Tensor):
         """Scores `(B, A, E)` that an attribute belongs to an entity."""
         return self.pairs[1](states, attributes, at, entities, last, mask)[0].squeeze(-1)
+
+
+class _Cues(nn.Module):
+    """What the words of a sentence say for patterns that have them: `behind` speaks for `behind` and `V behind`.
+
+    A pair attends to the words that its predicate is made of; the cues among them raise the patterns they are part of,
+    and patterns whose cues the sentence lacks are lowered. So rare patterns need not be learnt one by one.
+    """
+
+    def __init__(self, c: CompactConfig, wide: int):
+        super().__init__()
+        self.query, self.key = nn.Linear(c.pair_size, 64), nn.Linear(wide, 64)
+        self.region = nn.Parameter(torch.zeros(REGIONS))
+        self.given = nn.Parameter(torch.full((c.cues,), 2.0))
+        self.lacking = nn.Parameter(torch.full((c.cues,), 1.0))
+        self.register_buffer("patterns", torch.zeros(c.patterns + 1, c.cues))
+
+    def forward(self, states: Tensor, pairs: Tensor, last: Tensor, mask: Tensor, cues: Tensor) -> Tensor:
+        """Additions to the pattern scores, `(B, E, E, patterns + 1)`."""
+        scores = torch.einsum("bnmd,btd->bnmt", self.query(pairs), self.key(states)) / 8
+        places = last.unsqueeze(2), last.unsqueeze(1)
+        shape = pairs.shape[:3]
+        scores = scores + self.region[_regions(places[0].expand(shape), places[1].expand(shape), states.shape[1])]
+        weights = scores.masked_fill(~mask[:, None, None], float("-inf")).softmax(-1)
+        words = nn.functional.one_hot(cues, self.given.shape[0] + 1)[..., 1:].to(weights.dtype)
+        seen = torch.einsum("bnmt,btw->bnmw", weights, words) * self.given
+        lacks = (1 - words.amax(1)) * self.lacking
+        return seen @ self.patterns.T - (lacks @ self.patterns.T)[:, None, None]
 
 
 class _Pointer(nn.Module):

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from .compact_alignment import Example
 from .compact_batch import Batch, batch_of, padded
-from .compact_decoding import known_patterns
 from .compact_labels import Vocabulary
 from .compact_model import LAYERS, CompactModel
 
@@ -50,7 +49,6 @@ class Targets:
         rewrites (`tuple[Tensor, Tensor]`): `(B, E)` and `(B, A)`.
         links (`Tensor`): `(B, A, E)` of 0, 1 and -100. patterns (`Tensor`): `(B, E, E)`, 0 for no relation.
         verbs, places (`Tensor`): `(N, 4)` rows of sentence, subject, object, token that fills the slot.
-        known (`Tensor`): `(B, patterns + 1)`, which patterns a sentence can have.
     """
 
     tags: Tensor
@@ -61,14 +59,12 @@ class Targets:
     patterns: Tensor
     verbs: Tensor
     places: Tensor
-    known: Tensor
 
 
 class Labeller:
     """Turns examples into targets with the closed label sets of a vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary):
-        self.vocabulary = vocabulary
         self.entity_rewrites = {text: i for i, text in enumerate(vocabulary.entity_rewrites)}
         self.attribute_rewrites = {text: i for i, text in enumerate(vocabulary.attribute_rewrites)}
         self.patterns = {text: i + 1 for i, text in enumerate(vocabulary.patterns)}
@@ -98,7 +94,6 @@ class Labeller:
         )
         links = torch.full((rows, attributes[0].shape[1], entities[0].shape[1]), -100.0)
         patterns = torch.full((rows, entities[0].shape[1], entities[0].shape[1]), -100)
-        known = known_patterns([e.tokens for e in examples], self.vocabulary, [bool(x.places) for x in labels])
         verbs, places = [], []
         for b, x in enumerate(labels):
             n = len(x.entities)
@@ -108,16 +103,15 @@ class Labeller:
                 links[b, attribute, entity] = 1
             for r in x.relations:
                 pattern = self.patterns.get(r.pattern, -100)
-                if pattern < 0 or not known[b, pattern]:
-                    patterns[b, r.subject, r.object] = -100
-                    continue
                 patterns[b, r.subject, r.object] = pattern
+                if pattern < 0:
+                    continue
                 if r.verb >= 0:
                     verbs.append([b, r.subject, r.object, r.verb])
                 if r.place >= 0:
                     places.append([b, r.subject, r.object, x.places[r.place].last])
         verb, place = (torch.tensor(found, dtype=torch.long).reshape(-1, 4) for found in (verbs, places))
-        return Targets(tags, entities, attributes, rewrites, links, patterns, verb, place, known)
+        return Targets(tags, entities, attributes, rewrites, links, patterns, verb, place)
 
 
 def loss_of(model: CompactModel, batch: Batch, targets: Targets, keep_word: Tensor | None = None) -> dict[str, Tensor]:
@@ -130,13 +124,13 @@ def loss_of(model: CompactModel, batch: Batch, targets: Targets, keep_word: Tens
     at = targets.entities[1]
     linked = model.link(states, attribute, targets.attributes[1], entity, at, mask)
     known = targets.links >= 0
-    scores, pairs = model.relate(states, entity, at, mask)
+    scores, pairs = model.relate(states, entity, at, mask, batch.cues)
     losses = {
         "tags": _nll(model.tag(states), targets.tags),
         "entity_rewrites": _nll(model.entity_rewrite(entity), targets.rewrites[0]),
         "attribute_rewrites": _nll(model.attribute_rewrite(attribute), targets.rewrites[1]),
         "links": nn.functional.binary_cross_entropy_with_logits(linked[known], targets.links[known], reduction="sum"),
-        "patterns": _nll(scores.masked_fill(~targets.known[:, None, None], -1e4), targets.patterns),
+        "patterns": _nll(scores, targets.patterns),
     }
     for name, pointer, slots in (("verbs", model.verbs, targets.verbs), ("places", model.places, targets.places)):
         row, subject, target, word = slots.T
@@ -206,7 +200,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             part = [examples[i] for i in chosen]
-            batch = batch_of([e.tokens for e in part], rows, model.config.buckets)
+            batch = batch_of([e.tokens for e in part], rows, model.config.buckets, vocabulary.cues)
             keep = (torch.rand(len(batch.rows)) >= schedule.word_dropout).float()
             batch.shapes *= (torch.rand(len(part), 1) >= schedule.word_dropout).long()
             losses = loss_of(model, batch, labeller.targets(part), keep)

@@ -26,27 +26,27 @@ def vocabulary_of(pairs: Sequence[tuple[str, SceneGraph]], examples: Sequence[Ex
     verbs = frozenset(known)
     exceptions = {w: b for w, b in sorted(best.items()) if base_form(w, {}, verbs) != b}
     fixed = [COPY, JOIN, SINGULAR]
+    kept = [p for p, n in patterns.most_common() if n >= least]
     return Vocabulary(
         fixed + [r for r, n in entity.most_common() if n >= least and r not in fixed],
         fixed + [r for r, n in attribute.most_common() if n >= least and r not in fixed],
-        [p for p, n in patterns.most_common() if n >= least],
-        _needed_words(examples),
+        kept,
+        sorted({word for pattern in kept for word in pattern.split()} - {VERB, PLACE}),
+        _sources(examples),
         exceptions,
         sorted(verbs),
     )
 
 
-def _needed_words(examples: Sequence[Example], share: float = 0.95, least: int = 5) -> list[str]:
-    """Words of patterns that stand in nearly every sentence whose relations have them."""
-    seen: Counter[str] = Counter()
-    there: Counter[str] = Counter()
+def _sources(examples: Sequence[Example]) -> dict[str, list[str]]:
+    """What stands in the sentences where a rewrite stands in the graphs."""
+    found: dict[str, set[str]] = defaultdict(set)
     for example in examples:
-        words = {token.text for token in example.tokens}
-        for relation in example.labels.relations:
-            for word in set(relation.pattern.split()) - {VERB, PLACE}:
-                seen[word] += 1
-                there[word] += word in words
-    return sorted(word for word, n in seen.items() if n >= least and there[word] / n >= share)
+        for span in (*example.labels.entities, *example.labels.attributes):
+            if span.rewrite not in (COPY, JOIN, SINGULAR):
+                words = (token.text for token in example.tokens[span.first : span.last + 1])
+                found[span.rewrite].add(" ".join(words))
+    return {rewrite: sorted(texts) for rewrite, texts in sorted(found.items())}
 
 
 def _verbs_of(example: Example, graph: SceneGraph, relations: Iterable[Predicate]):
