@@ -142,7 +142,7 @@ class RewardArguments(ScoringArguments):
 
 
 def run_recipe(
-    main: Callable[..., None], arguments: tuple[type, ...], description: str | None, **defaults: Any
+    main: Callable[..., None], arguments: tuple[Any, ...], description: str | None, **defaults: Any
 ) -> None:
     """Parse YAML and command line into `arguments`, call `main` with them, and end with one line on a user's mistake.
 
@@ -156,7 +156,7 @@ def run_recipe(
 
     from .data import DatasetError, ModelError
 
-    parser = TrlParser(arguments, description=description, formatter_class=_HelpFormatter)
+    parser: Any = TrlParser(arguments, description=description, formatter_class=_HelpFormatter)
     parser.set_defaults(**defaults)
     try:
         *values, unknown = parser.parse_args_and_config(return_remaining_strings=True)

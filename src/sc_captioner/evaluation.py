@@ -14,6 +14,7 @@ from .scene_graph import load_lexicon, load_parser, parse_captions
 
 if TYPE_CHECKING:
     from .scene_graph import SceneGraphParser
+    from .scene_graph.lexicon import LexiconName
 
 TURNS = {"first": "predict", "second": "predict_turn2"}
 _TITLES = {
@@ -54,7 +55,7 @@ def scores_of_turns(
     predictions: Sequence[Mapping[str, str]],
     *,
     parser: SceneGraphParser | str = "compact",
-    lexicon: str = "auto",
+    lexicon: LexiconName = "auto",
     grammar_errors: Callable[[str], list[str]] | None = None,
 ) -> dict[str, TurnScores]:
     """Exact agreement with the reference's facts, for each turn.

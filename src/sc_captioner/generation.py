@@ -60,7 +60,7 @@ def correction_bridge(
     Raises:
         ValueError: If the template drops or rewrites an assistant's turn, so that nothing can be put behind it.
     """
-    conversation = [
+    conversation: list[Any] = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Caption."}]},
         {"role": "assistant", "content": [{"type": "text", "text": _FIRST_CAPTION}]},
         {"role": "user", "content": [{"type": "text", "text": instruction}]},
@@ -95,7 +95,7 @@ def vision_token_ids(config: Any) -> list[int]:
 
 @torch.no_grad()
 def generate_two_turns(
-    model: PreTrainedModel,
+    model: Any,
     inputs: Mapping[str, torch.Tensor],
     bridge: Bridge,
     generation_config: GenerationConfig,

@@ -51,16 +51,17 @@ def load_captioner(
     Raises:
         ValueError: If the model has no processor with an image processor and a chat template.
     """
-    model = AutoModelForImageTextToText.from_pretrained(
+    model: Any = AutoModelForImageTextToText.from_pretrained(
         name_or_path, trust_remote_code=trust_remote_code, **model_kwargs
     )
     processor = AutoProcessor.from_pretrained(
         _processor_source(name_or_path), padding_side="left", trust_remote_code=trust_remote_code
     )
     if device is None and "device_map" not in model_kwargs:
-        device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+        accelerator = torch.accelerator.current_accelerator()
+        device = accelerator.type if accelerator and torch.accelerator.is_available() else "cpu"
     if device is not None:
-        model = model.to(device)
+        model.to(device)
     return model.eval(), processor
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .sc_trainer import SCTrainer
 
 
-def two_turn_rollout(prompts: list[list[dict[str, Any]]], trainer: SCTrainer) -> dict[str, list]:
+def two_turn_rollout(prompts: list[list[dict[str, Any]]], trainer: SCTrainer) -> dict[str, list | None]:
     """Caption, instruct, caption again.
 
     Args:
@@ -30,10 +30,11 @@ def two_turn_rollout(prompts: list[list[dict[str, Any]]], trainer: SCTrainer) ->
     """
     repeats = trainer.corrections_per_caption
     prompt_ids, images, fields = trainer._tokenize_prompts(prompts[::repeats])
+    logprobs: list[list[float]] | None = None
     if trainer.use_vllm:
         turns, logprobs = _with_vllm(trainer, prompt_ids, images, fields, repeats)
     else:
-        turns, logprobs = _with_transformers(trainer, prompt_ids, fields, repeats), None
+        turns = _with_transformers(trainer, prompt_ids, fields, repeats)
 
     first, second = ([getattr(turn, name) for turn in turns] for name in ("first", "second"))
     decode = trainer.processing_class.batch_decode
@@ -69,7 +70,7 @@ def _with_transformers(
             trainer.accelerator,
             gather_deepspeed3_params=trainer.args.ds3_gather_for_generation,
             generation_kwargs=trainer.generation_kwargs,
-            gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
+            gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,  # type: ignore[arg-type]
         ) as model,
         torch.no_grad(),
         trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False),

@@ -115,21 +115,19 @@ class SCConfig(GRPOConfig):
         self._check_num_corrections()
 
     def _check_num_corrections(self) -> None:
-        if self.num_corrections is None:
-            self.num_corrections = self.num_generations
-        if self.num_corrections < 1 or self.num_generations % self.num_corrections:
+        group = self.num_generations or 1
+        corrections = self.num_corrections = group if self.num_corrections is None else self.num_corrections
+        if corrections < 1 or group % corrections:
+            raise ValueError(f"num_corrections={corrections} must be a divisor of num_generations={group}.")
+        rows = self.per_device_train_batch_size * (self.steps_per_generation or 1)
+        if rows % corrections:
             raise ValueError(
-                f"num_corrections={self.num_corrections} must be a divisor of num_generations={self.num_generations}."
-            )
-        rows = self.per_device_train_batch_size * self.steps_per_generation
-        if rows % self.num_corrections:
-            raise ValueError(
-                f"num_corrections={self.num_corrections} must divide what one process generates at a time, "
+                f"num_corrections={corrections} must divide what one process generates at a time, "
                 f"per_device_train_batch_size * steps_per_generation = {rows}; raise either of them."
             )
-        in_eval = self.num_generations_eval or self.num_generations
-        if in_eval % min(self.num_corrections, in_eval):
+        in_eval = self.num_generations_eval or group
+        if in_eval % min(corrections, in_eval):
             raise ValueError(
                 f"num_generations_eval={in_eval} must be a multiple of "
-                f"num_corrections={self.num_corrections}, or smaller than it."
+                f"num_corrections={corrections}, or smaller than it."
             )

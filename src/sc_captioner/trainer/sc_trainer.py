@@ -108,6 +108,15 @@ class SCTrainer(GRPOTrainer):
             names the remedy.
     """
 
+    args: SCConfig
+    model: PreTrainedModel
+    processing_class: ProcessorMixin
+    num_generations: int
+    num_generations_eval: int
+    max_completion_length: int
+    chat_template_kwargs: dict[str, Any]
+    _logs: dict[str, Any]
+
     _tag_names = ["trl", "sc-captioner", "image-to-text"]
     _name = "SC-Captioner"
     _paper = {
@@ -143,7 +152,7 @@ class SCTrainer(GRPOTrainer):
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
             super().__init__(
                 model=model,
-                reward_funcs=reward_funcs,
+                reward_funcs=reward_funcs,  # type: ignore[arg-type]
                 args=args,
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
@@ -152,7 +161,7 @@ class SCTrainer(GRPOTrainer):
                 optimizers=optimizers,
                 quantization_config=quantization_config,
                 peft_config=peft_config,
-                rollout_func=two_turn_rollout,
+                rollout_func=two_turn_rollout,  # type: ignore[arg-type]
             )
         if args.freeze_vision_tower:
             self.accelerator.unwrap_model(self.model).get_encoder(modality="image").requires_grad_(False)
@@ -161,6 +170,7 @@ class SCTrainer(GRPOTrainer):
         )
         if not self.use_vllm:
             self.generation_config.suppress_tokens = vision_token_ids(self.model.config)
+        self.num_corrections = args.num_corrections or self.num_generations
         self._sample_rewards = torch.empty(0)
         self._policy_logps: torch.Tensor | None = None
 
@@ -168,8 +178,8 @@ class SCTrainer(GRPOTrainer):
     def corrections_per_caption(self) -> int:
         """Corrections that share one first caption in the current mode (training or evaluation)."""
         if self.model.training:
-            return self.args.num_corrections
-        return min(self.args.num_corrections, self.num_generations_eval)
+            return self.num_corrections
+        return min(self.num_corrections, self.num_generations_eval)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -215,7 +225,7 @@ class SCTrainer(GRPOTrainer):
         finally:
             self.beta = beta
             logps, self._policy_logps = self._policy_logps, None
-        if beta == 0.0:
+        if beta == 0.0 or logps is None:
             return loss
 
         kl = token_kl(logps, inputs["ref_per_token_logps"], self.args.kl_estimator)
@@ -242,8 +252,9 @@ def _config_and_processor(
 ) -> tuple[Any, ProcessorMixin]:
     # Both are small and checked before the weights are loaded.
     options: dict[str, Any] = {"trust_remote_code": args.trust_remote_code}
-    if isinstance(model, str) and (revision := (args.model_init_kwargs or {}).get("revision")):
-        options["revision"] = revision
+    init_kwargs = args.model_init_kwargs
+    if isinstance(model, str) and isinstance(init_kwargs, dict) and init_kwargs.get("revision"):
+        options["revision"] = init_kwargs["revision"]
     name = model if isinstance(model, str) else model.config._name_or_path
     try:
         config = AutoConfig.from_pretrained(name, **options) if isinstance(model, str) else model.config
