@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -94,7 +94,9 @@ def refined_capture(
     lacking = 0
     for chunk in chunks(enumerate(rows), CHUNK):
         samples = [_sample(index, row, lexicon) for index, row in chunk]
-        encoder.encode({phrase for sample in samples for phrase in _phrases(sample, lexicon)})
+        encoder.encode({phrase for sample in samples for phrase in _objects(sample, lexicon)})
+        # Which annotated attributes matter is known only once the objects are: one in five, at about 100 an image.
+        encoder.encode({phrase for sample in samples for phrase in _attributes(sample, encoder)})
         for sample in samples:
             lacking += not sample.has_attributes
             per_sample.append(_scores(sample, lexicon, encoder, without_attributes))
@@ -145,16 +147,35 @@ def _sample(index: int, row: tuple[Any, ...], lexicon: Lexicon) -> Sample:
     return Sample(ours, theirs, list(objects), annotated)
 
 
-def _phrases(sample: Sample, lexicon: Lexicon) -> Iterator[str]:
-    """Phrases that scoring will compare."""
+def _objects(sample: Sample, lexicon: Lexicon) -> Iterator[str]:
+    """Objects that scoring will compare."""
     for objects in (sample.reference.objects, sample.annotated_objects):
         _, _, left, free = pair_off(sample.candidate.objects, objects, lexicon)
         if left and free:
             yield from (str(phrase) for phrase in (*left, *free))
     if sample.has_attributes:
-        for attributes in (sample.candidate.attributes, sample.reference.attributes, sample.extra_attributes):
-            for head, values in attributes.items():
-                yield from (head, *values)
+        yield from (*sample.candidate.attributes, *sample.reference.attributes, *sample.extra_attributes)
+
+
+def _attributes(sample: Sample, encoder: PhraseEncoder) -> Iterator[str]:
+    """Attributes that scoring will compare, once the objects are encoded."""
+    if sample.has_attributes:
+        for ours, theirs in (
+            (sample.candidate.attributes, sample.reference.attributes),
+            (sample.extra_attributes, sample.candidate.attributes),
+        ):
+            for head, partner, _ in nearest_objects(ours, theirs, encoder):
+                yield from (*theirs[head], *ours[partner])
+
+
+def nearest_objects(
+    candidate: Collection[str], reference: Collection[str], encoder: PhraseEncoder
+) -> list[tuple[str, str, float]]:
+    """Each reference object, the most similar candidate object (alphabetically first of equals), their similarity."""
+    ours, theirs = sorted(candidate), sorted(reference)
+    cosines = similarities(encoder, ours, theirs)
+    weights = cosines.max(axis=0).astype(np.float64).clip(0, 1)
+    return [(head, ours[i], weight) for head, i, weight in zip(theirs, cosines.argmax(axis=0), weights.tolist())]
 
 
 def _scores(
@@ -176,26 +197,23 @@ def _scores(
 
 
 def attribute_recall(
-    candidate: Mapping[str, Sequence[str] | frozenset[str]],
-    reference: Mapping[str, Sequence[str] | frozenset[str]],
-    encoder: PhraseEncoder,
+    candidate: Mapping[str, Collection[str]], reference: Mapping[str, Collection[str]], encoder: PhraseEncoder
 ) -> float:
     """Share of `reference`'s attributes that `candidate` gives, object by object.
 
-    Each reference object is compared with the most similar candidate object (the alphabetically first of equals); its
-    attributes score their best cosine there, weighted by that similarity. Swap the arguments for precision.
+    Each reference object is compared with the most similar candidate object; its attributes score their best cosine
+    there, weighted by that similarity. Swap the arguments for precision.
 
     Args:
-        candidate, reference (`Mapping`): Attributes by object, neither empty, no object without attributes.
+        candidate, reference (`Mapping[str, Collection[str]]`): Attributes by object, neither side empty, no object
+            without attributes.
     """
-    ours, theirs = sorted(candidate), sorted(reference)
-    cosines = similarities(encoder, ours, theirs)
-    nearest, weights = cosines.argmax(axis=0), cosines.max(axis=0).astype(np.float64).clip(0, 1)
-    vectors = _Vectors([*candidate.values(), *reference.values()], encoder)
+    pairs = nearest_objects(candidate, reference, encoder)
+    vectors = _Vectors([candidate[partner] for _, partner, _ in pairs] + list(reference.values()), encoder)
     score = size = 0.0
-    for head, place, weight in zip(theirs, nearest, weights):
+    for head, partner, weight in pairs:
         attributes = sorted(reference[head])
-        best = (vectors.of(sorted(candidate[ours[place]])) @ vectors.of(attributes).T).max(axis=0).clip(0, 1)
+        best = (vectors.of(sorted(candidate[partner])) @ vectors.of(attributes).T).max(axis=0).clip(0, 1)
         score += weight * float(best.sum(dtype=np.float64))
         size += weight * len(attributes)
     return float(score / (size + EPSILON))
@@ -204,7 +222,7 @@ def attribute_recall(
 class _Vectors:
     """Vectors of all attributes of a sample, looked up once: a sample has dozens of small products."""
 
-    def __init__(self, groups: list[Any], encoder: PhraseEncoder) -> None:
+    def __init__(self, groups: Iterable[Collection[str]], encoder: PhraseEncoder) -> None:
         phrases = sorted({phrase for group in groups for phrase in group})
         self._index = {phrase: i for i, phrase in enumerate(phrases)}
         self._vectors = encoder.encode(phrases)

@@ -103,17 +103,22 @@ class PaperJudge:
         self.revision = revision_of(self.first, self.second)
 
     def phrases(self) -> Iterator[str]:
-        """Every phrase that `score` may compare."""
+        """Every phrase that `score` may compare: of what is not settled by equality, synonyms or contraries."""
         revision = self.revision
-        if revision.added_objects or revision.removed_objects:
-            yield from (*revision.added_objects, *revision.removed_objects, *self.reference.objects)
-        for changed in (revision.added_attributes, revision.removed_attributes):
-            for head, attributes in changed.items():
-                if (reference := self._reference_head(head)) is not None:
-                    yield from (*attributes, *self.reference.attributes[reference])
-        if revision.added_relations or revision.removed_relations:
-            relations = (revision.added_relations, revision.removed_relations, self.reference.relations)
-            yield from (written(triple) for triples in relations for triple in triples)
+        if revision.added_objects and revision.removed_objects:
+            yield from (*revision.added_objects, *revision.removed_objects)
+        for objects in (revision.added_objects, revision.removed_objects):
+            open_heads, free, taken, _ = self._open_objects(objects)
+            if open_heads:
+                yield from (*open_heads, *free, *taken)
+        for attributes in (revision.added_attributes, revision.removed_attributes):
+            for _, open_values, free, _ in self._open_attributes(attributes):
+                if open_values:
+                    yield from (*open_values, *free)
+        for relations in (revision.added_relations, revision.removed_relations):
+            open_triples, open_free, _ = self._open_relations(relations)
+            if open_triples:
+                yield from (written(triple) for triple in (*open_triples, *open_free))
 
     def score(self, encoder: PhraseEncoder) -> tuple[Revision, dict[str, float]]:
         """The revision, and its parts with `unchanged` (0 or 1) and `total` = sigmoid(sum of parts) - 0.5."""
@@ -146,25 +151,31 @@ class PaperJudge:
             (verdict.removed, revision.removed_objects, revision.removed_attributes, revision.removed_relations),
         )
         for side, objects, attributes, relations in sides:
-            side["objects"] = dict(self._object_similarity(sorted(objects), encoder))
+            side["objects"] = dict(self._object_similarity(objects, encoder))
             side["attributes"] = dict(self._attribute_similarity(attributes, encoder))
-            side["relations"] = dict(self._relation_similarity(sorted(relations), encoder))
+            side["relations"] = dict(self._relation_similarity(relations, encoder))
         return verdict
 
-    def _object_similarity(self, heads: list[str], encoder: PhraseEncoder) -> Iterator[tuple[str, float]]:
+    def _open_objects(self, heads: frozenset[str]) -> tuple[list[str], list[str], list[str], set[str]]:
+        """Heads that need cosines, free and taken reference objects, and heads that the reference holds."""
         taken = sorted(self.reference.objects & self.first.objects & self.second.objects)
         free = sorted(self.reference.objects.difference(taken))
-        known, again = _claims(heads, free, taken, lambda a, b: same_object(a, b, self.lexicon))
-        near_taken = similarities(encoder, heads, taken) > self.weights.hit
-        for i, (head, cosines) in enumerate(zip(heads, similarities(encoder, heads, free))):
-            if head in known:
-                yield head, 1.0
-            elif self.reference.objects and head not in again and not near_taken[i].any():
-                yield head, _best(cosines)
+        known, again = _claims(sorted(heads), free, taken, lambda a, b: same_object(a, b, self.lexicon))
+        left = sorted(heads - known - again) if self.reference.objects else []
+        return left, free, taken, known
 
-    def _attribute_similarity(
-        self, changed: dict[str, frozenset[str]], encoder: PhraseEncoder
-    ) -> Iterator[tuple[tuple[str, str], float]]:
+    def _object_similarity(self, heads: frozenset[str], encoder: PhraseEncoder) -> Iterator[tuple[str, float]]:
+        left, free, taken, known = self._open_objects(heads)
+        yield from ((head, 1.0) for head in sorted(known))
+        rows = zip(left, similarities(encoder, left, taken), similarities(encoder, left, free))
+        for head, to_taken, to_free in rows:
+            if not (to_taken > self.weights.hit).any():
+                yield head, _best(to_free)
+
+    def _open_attributes(
+        self, changed: dict[str, frozenset[str]]
+    ) -> Iterator[tuple[str, list[str], list[str], set[str]]]:
+        """Head, attributes that need cosines, free reference attributes, and attributes that the reference holds."""
         nothing: frozenset[str] = frozenset()
         for head, attributes in sorted(changed.items()):
             reference = self._reference_head(head)
@@ -172,26 +183,35 @@ class PaperJudge:
                 continue
             kept = self.first.attributes.get(head, nothing) & self.second.attributes.get(head, nothing)
             taken = sorted(self.reference.attributes[reference] & kept)
-            rows, free = sorted(attributes), sorted(self.reference.attributes[reference].difference(taken))
-            known, again = _claims(rows, free, taken, self.lexicon.are_synonyms)
-            for attribute, cosines in zip(rows, similarities(encoder, rows, free)):
-                apart = [contrary_attributes(attribute, other) for other in free]
-                if attribute in known:
-                    yield (head, attribute), 1.0
-                elif attribute not in again:
-                    yield (head, attribute), _best(np.where(apart, 0, cosines))
+            free = sorted(self.reference.attributes[reference].difference(taken))
+            known, again = _claims(sorted(attributes), free, taken, self.lexicon.are_synonyms)
+            yield head, sorted(attributes - known - again), free, known
 
-    def _relation_similarity(self, triples: list[Triple], encoder: PhraseEncoder) -> Iterator[tuple[Triple, float]]:
+    def _attribute_similarity(
+        self, changed: dict[str, frozenset[str]], encoder: PhraseEncoder
+    ) -> Iterator[tuple[tuple[str, str], float]]:
+        for head, left, free, known in self._open_attributes(changed):
+            yield from (((head, attribute), 1.0) for attribute in sorted(known))
+            for attribute, cosines in zip(left, similarities(encoder, left, free)):
+                apart = [contrary_attributes(attribute, other) for other in free]
+                yield (head, attribute), _best(np.where(apart, 0, cosines))
+
+    def _open_relations(self, triples: frozenset[Triple]) -> tuple[list[Triple], list[Triple], set[Triple]]:
+        """Triples that need cosines, free reference triples, and triples that the reference holds."""
         taken = sorted(self.reference.relations & self.first.relations & self.second.relations)
         free = sorted(self.reference.relations.difference(taken))
-        known, again = _claims(triples, free, taken, lambda a, b: same_relation(a, b, self.lexicon))
-        rows = similarities(encoder, [written(t) for t in triples], [written(t) for t in free])
-        for triple, cosines in zip(triples, rows):
+        known, again = _claims(sorted(triples), free, taken, lambda a, b: same_relation(a, b, self.lexicon))
+        return sorted(triples - known - again) if self.reference.relations else [], free, known
+
+    def _relation_similarity(
+        self, triples: frozenset[Triple], encoder: PhraseEncoder
+    ) -> Iterator[tuple[Triple, float]]:
+        left, free, known = self._open_relations(triples)
+        yield from ((triple, 1.0) for triple in sorted(known))
+        rows = similarities(encoder, [written(t) for t in left], [written(t) for t in free] if left else [])
+        for triple, cosines in zip(left, rows):
             apart = [contrary_relations(triple, other) for other in free]
-            if triple in known:
-                yield triple, 1.0
-            elif self.reference.relations and triple not in again:
-                yield triple, _best(np.where(apart, 0, cosines))
+            yield triple, _best(np.where(apart, 0, cosines))
 
     def _reference_head(self, head: str) -> str | None:
         """The reference's name of `head` among its objects with attributes: the same, else the first alike."""

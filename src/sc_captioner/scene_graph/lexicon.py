@@ -117,23 +117,31 @@ class NltkLexicon(Lexicon):
                 f"{' '.join(resource.split('/')[1] for resource in missing)}`, or point NLTK_DATA at a copy, or use "
                 "lexicon='bundled', which needs no data."
             )
-        from nltk import pos_tag, sent_tokenize, word_tokenize
+        from nltk import sent_tokenize, word_tokenize
         from nltk.corpus import wordnet
         from nltk.stem import WordNetLemmatizer
+        from nltk.tag import PerceptronTagger
+
+        from .tagger import FastTagger
 
         wordnet.ensure_loaded()  # its lazy loader is not safe to enter from two threads
         self._wordnet: Any = wordnet
-        self._split, self._tokenise, self._tag = sent_tokenize, word_tokenize, pos_tag
+        # Both turns and the reference share sentences, so they are cut into words once.
+        self._split = lru_cache(_TEXTS)(sent_tokenize)
+        self._cut = lru_cache(_TEXTS)(lambda sentence: word_tokenize(sentence, preserve_line=True))
+        self._tagger = FastTagger(PerceptronTagger())
         self._lemmatise = lru_cache(_WORDS)(WordNetLemmatizer().lemmatize)
 
     def _sentences(self, text: str) -> tuple[str, ...]:
         return tuple(sentence for part in self._split(text) if (sentence := part.strip()))
 
     def _tokens(self, text: str) -> tuple[str, ...]:
-        return tuple(self._tokenise(text))
+        return tuple(token for sentence in self._split(text) for token in self._cut(sentence))
 
     def _nouns(self, text: str) -> frozenset[str]:
-        return frozenset(self._lemmatise(w, "n") for w, tag in self._tag(self.tokens(text)) if tag.startswith("NN"))
+        words = self.tokens(text)
+        tags = self._tagger.tags(words)
+        return frozenset(self._lemmatise(word, "n") for word, tag in zip(words, tags) if tag.startswith("NN"))
 
     def _noun_lemma(self, word: str) -> str:
         return self._lemmatise(word, "n")
@@ -146,9 +154,10 @@ class NltkLexicon(Lexicon):
 
     def _phrase_lemma(self, phrase: str) -> str:
         kinds = {"J": "a", "V": "v", "N": "n", "R": "r"}
+        words = self._tokens(phrase)
         return " ".join(
             self._lemmatise(word, kinds[tag[0]]) if tag[0] in kinds else word
-            for word, tag in self._tag(self._tokenise(phrase))
+            for word, tag in zip(words, self._tagger.tags(words))
         )
 
     def _synonyms(self, word: str) -> frozenset[str]:
