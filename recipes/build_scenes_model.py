@@ -3,8 +3,9 @@
     python recipes/build_scenes_model.py --config recipes/scenes/build.yaml
 
 From a plain initialisation a model of this size learns the captions' language and never looks at the picture. So the
-vision tower is taught alone first: from each of its nine tokens a linear probe reads what lies in that cell (shape,
-colour, size) and which cell it is. The probe is thrown away; `recipes/sft.py` then trains the language model.
+vision tower is taught alone first: from each of its nine tokens a linear probe reads what lies in that cell, which
+cell it is and what its neighbours in reading order are. The probe is thrown away; `recipes/sft.py` then trains the
+language model.
 """
 
 from __future__ import annotations
@@ -47,6 +48,22 @@ SPECIAL_TOKENS = [
     "<|image_pad|>",
     "<|video_pad|>",
 ]
+
+# What a linear probe is to read from the token of a cell, with the number of answers: where the cell is, what lies in
+# it, which thing of the reading order that is, what the one before and the one after are, and whether they lie in the
+# same row. The last four are what a caption's relations are made of; the language model alone is slow to find them.
+QUESTIONS = {
+    "row": GRID,
+    "column": GRID,
+    "shape": 1 + len(SHAPES),
+    "color": 1 + len(COLORS),
+    "size": 1 + len(SIZES),
+    "order": 5,
+    "shape_before": 1 + len(SHAPES),
+    "row_before": 3,
+    "shape_after": 1 + len(SHAPES),
+    "row_after": 3,
+}
 
 # ChatML as Qwen2-VL writes it, without its default system message; the generation marks let TRL train on exactly what
 # the assistant says, end-of-turn token included.
@@ -174,7 +191,10 @@ def scenes_processor(vocab_size: int) -> Qwen2VLProcessor:
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
-    size = {"shortest_edge": CELL * CELL * 4, "longest_edge": (CELL * GRID) ** 2}  # pixels in all, smallest and largest
+    size = {
+        "shortest_edge": CELL * CELL * 4,
+        "longest_edge": (CELL * GRID) ** 2,
+    }  # pixels in all, smallest and largest
     return Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(patch_size=CELL // 2, merge_size=2, size=size),
         video_processor=Qwen2VLVideoProcessor(patch_size=CELL // 2, merge_size=2, size=size),
@@ -187,8 +207,7 @@ def taught_vision(
     model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor, args: BuildArguments
 ) -> dict[str, float]:
     """Teach the vision tower in place; accuracy per question on scenes it has not seen."""
-    questions = {"shape": 1 + len(SHAPES), "color": 1 + len(COLORS), "size": 1 + len(SIZES), "row": GRID, "column": GRID}
-    probe = torch.nn.Linear(model.config.text_config.hidden_size, sum(questions.values()))
+    probe = torch.nn.Linear(model.config.text_config.hidden_size, sum(QUESTIONS.values()))
     train = build_scenes(args.num_scenes, seed=args.seed).with_format(None)
     parameters = [*model.model.visual.parameters(), *probe.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=0.01)
@@ -197,7 +216,7 @@ def taught_vision(
     for step in progress:
         first = step * args.batch_size % (args.num_scenes - args.batch_size + 1)
         logits, targets = probed(model, processor, probe, train[first : first + args.batch_size])
-        answers = logits.split(list(questions.values()), dim=-1)
+        answers = logits.split(list(QUESTIONS.values()), dim=-1)
         loss = sum(torch.nn.functional.cross_entropy(a, targets[:, i]) for i, a in enumerate(answers))
         optimizer.zero_grad()
         loss.backward()
@@ -209,14 +228,15 @@ def taught_vision(
     with torch.no_grad():
         test = build_scenes(256, seed=args.seed, split="test")
         logits, targets = probed(model, processor, probe, test[:])
-    answers = logits.split(list(questions.values()), dim=-1)
-    return {q: (a.argmax(-1) == targets[:, i]).double().mean().item() for i, (q, a) in enumerate(zip(questions, answers))}
+    answers = logits.split(list(QUESTIONS.values()), dim=-1)
+    right = [(answer.argmax(-1) == targets[:, i]).double().mean().item() for i, answer in enumerate(answers)]
+    return dict(zip(QUESTIONS, right))
 
 
 def probed(
     model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor, probe: torch.nn.Linear, batch: dict
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probe's logits per cell, shape `(scenes * 9, answers)`, and the right answers, `(scenes * 9, 5)`."""
+    """Probe's logits per cell, shape `(scenes * 9, answers)`, and the right answers, `(scenes * 9, 10)`."""
     pixels = processor.image_processor(images=batch["image"], return_tensors="pt")
     features = model.get_image_features(pixels["pixel_values"], pixels["image_grid_thw"]).pooler_output
     targets = [cell for scene in batch["scene"] for cell in cell_targets(Scene.from_json(scene))]
@@ -224,11 +244,16 @@ def probed(
 
 
 def cell_targets(scene: Scene) -> list[list[int]]:
-    """Per cell in reading order: shape, colour and size (0 where it is empty), row and column."""
-    cells = [[0, 0, 0, *divmod(cell, GRID)] for cell in range(GRID * GRID)]
-    for thing in scene.things:
-        content = [SHAPES.index(thing.shape), COLORS.index(thing.color), SIZES.index(thing.size)]
-        cells[thing.row * GRID + thing.column][:3] = [1 + answer for answer in content]
+    """Answers to `QUESTIONS` per cell in reading order; 0 where the cell is empty or there is no such neighbour."""
+    cells = [[*divmod(cell, GRID), 0, 0, 0, 0, 0, 0, 0, 0] for cell in range(GRID * GRID)]
+    for i, thing in enumerate(scene.things):
+        answers = [SHAPES.index(thing.shape), COLORS.index(thing.color), SIZES.index(thing.size), i]
+        answers += [-1, -1, -1, -1]
+        for place, other in ((4, i - 1), (6, i + 1)):
+            if 0 <= other < len(scene.things):
+                neighbour = scene.things[other]
+                answers[place : place + 2] = [SHAPES.index(neighbour.shape), int(thing.row == neighbour.row)]
+        cells[thing.row * GRID + thing.column][2:] = [1 + answer for answer in answers]
     return cells
 
 

@@ -127,7 +127,9 @@ def test_pictures_show_their_scene():
         for row in range(3):
             for column in range(3):
                 if (row, column) not in painted:
-                    assert (pixels[row * 28 + 2 : row * 28 + 26, column * 28 + 2 : column * 28 + 26] == scene.shade).all()
+                    assert (
+                        pixels[row * 28 + 2 : row * 28 + 26, column * 28 + 2 : column * 28 + 26] == scene.shade
+                    ).all()
 
 
 @pytest.mark.parametrize("arguments", [(0, 0, "train"), (-3, 0, "test"), (5, 0, "validation")])
