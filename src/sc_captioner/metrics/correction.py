@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..rewards.paper import PaperJudge, PaperWeights, Verdict
@@ -71,12 +71,16 @@ def correction_statistics(
         encoder.encode({phrase for judge in judges for phrase in judge.phrases()})
         per_sample += [_counts(judge, encoder, weights) for judge in judges]
     sums = {name: sum(scores[name] for scores in per_sample) for name in COUNTS}
-    shares = {
-        f"{stem}_right_share": _share(sums[f"{stem}_right"], sums[f"{stem}_wrong"])
+    unchanged = mean(scores["unchanged"] for scores in per_sample)
+    return MetricResult({**sums, **right_share(sums), "unchanged_share": unchanged}, list(per_sample))
+
+
+def right_share(counts: Mapping[str, float]) -> dict[str, float]:
+    """`..._right_share` of every kind and change: right over right and wrong, 0.0 where there are none."""
+    return {
+        f"{stem}_right_share": _share(counts[f"{stem}_right"], counts[f"{stem}_wrong"])
         for stem in dict.fromkeys(name.rsplit("_", 1)[0] for name in COUNTS)
     }
-    unchanged = mean(scores["unchanged"] for scores in per_sample)
-    return MetricResult({**sums, **shares, "unchanged_share": unchanged}, list(per_sample))
 
 
 def _share(right: float, wrong: float) -> float:
