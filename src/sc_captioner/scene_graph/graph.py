@@ -93,7 +93,7 @@ class SceneGraph:
         """Read FactualSceneGraph's JSON form `{"entities": [{"head", "quantity", "attributes"}], "relations": [...]}`.
 
         Raises:
-            ValueError: If a key is missing; the message names it.
+            ValueError: If a key is missing or a value has another form; the message names it.
         """
         try:
             entities = tuple(
@@ -102,7 +102,9 @@ class SceneGraph:
             )
             relations = tuple(Relation(r["subject"], r["relation"], r["object"]) for r in graph["relations"])
         except KeyError as error:
-            raise ValueError(f"Not a scene graph: key {error} is missing in {dict(graph)!r:.200}.") from None
+            raise ValueError(f"Not a scene graph: key {error} is missing in {graph!r:.200}.") from None
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"Not a scene graph with entities and relations ({error}): {graph!r:.200}.") from None
         return cls(entities, relations)
 
     def to_dict(self) -> dict[str, Any]:
