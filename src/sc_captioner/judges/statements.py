@@ -12,7 +12,7 @@ _SIDE = r"(?:left|right|top|bottom|upper|lower|center|centre|central|middle|fron
 _FILLER = r"(?:side|corner|part|half|area|edge|portion|end|section|hand|most|far|very|extreme|and|or|-)"
 # "in the top left corner of the image", "on the right side", "at the bottom", "in the background".
 _PLACE = re.compile(
-    rf"\b(?:(?:visible|positioned|located|situated|placed|present|seen|shown)\s+)?(?:mostly\s+)?"
+    rf"\b(?:mostly\s+)?"
     rf"(?:on|in|at|to|towards?|along|from|near|across)\s+(?:both\s+)?(?:the\s+)?"
     # All the words of a place or none (atomic): the left side of a board is no place in the picture.
     rf"(?P<words>(?>(?:{_FILLER}[\s-]+)*{_SIDE}(?:[\s-]+(?:{_SIDE}|{_FILLER})\b)*s?))"
