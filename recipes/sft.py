@@ -37,17 +37,13 @@ class ConversationArguments(DatasetArguments):
 
 @dataclass
 class TuningArguments:
-    """Which weights are trained, and how they are stored.
+    """Which weights are trained.
 
     Args:
         freeze_vision_tower (`bool`): Train the language model alone.
-        save_dtype (`str`, *optional*): Type of the saved weights, e.g. `bfloat16`; default: that of training.
     """
 
     freeze_vision_tower: bool = field(default=False, metadata={"help": "Train the language model alone."})
-    save_dtype: str | None = field(
-        default=None, metadata={"help": "Type of the saved weights, e.g. 'bfloat16'; default: that of training."}
-    )
 
 
 def main(
@@ -70,8 +66,6 @@ def main(
     if tuning_args.freeze_vision_tower:
         freeze_vision_tower(trainer.model)
     trainer.train(resume_from_checkpoint=checkpoint)
-    if tuning_args.save_dtype is not None:
-        trainer.accelerator.unwrap_model(trainer.model).to(getattr(torch, tuning_args.save_dtype))
     trainer.save_model()
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=data_args.dataset)
