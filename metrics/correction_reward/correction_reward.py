@@ -56,7 +56,7 @@ Examples:
     >>> result = correction_reward.compute(
     ...     predictions=["A black cat sleeps on a sofa."],
     ...     references=["A black cat is sleeping on the sofa."],
-    ...     first_captions=["A black dog sleeps on a sofa."],
+    ...     first_captions=["A black cat sleeps beside a bicycle."],
     ... )
     >>> result["objects_added_right"], result["objects_removed_right"]
     (1.0, 1.0)
