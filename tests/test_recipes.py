@@ -114,7 +114,7 @@ def test_an_empty_dataset_stops_before_training(model, tmp_path, capsys):
     ("change", "said"),
     [
         ("chat_template", ["no chat template", "instruction-tuned"]),
-        ("image_token", ["image token", "model_name_or_path"]),
+        ("image_token", ["image_token_id=99999", "tokenizer", "same folder"]),
     ],
 )
 def test_a_model_that_cannot_take_two_turns_is_refused(model, tmp_path, capsys, change, said):
@@ -124,7 +124,7 @@ def test_a_model_that_cannot_take_two_turns_is_refused(model, tmp_path, capsys, 
         (folder / "chat_template.jinja").unlink()
     else:
         config = json.loads((folder / "config.json").read_text())
-        config["image_token_id"] = None
+        config["image_token_id"] = 99999
         (folder / "config.json").write_text(json.dumps(config))
     one_sentence(capsys, said, "--model_name_or_path", folder)
 

@@ -108,6 +108,8 @@ def _source(
         raise DatasetError(
             f"dataset {name!r} has no split {split!r}; choose another one by the setting dataset_split."
         ) from None
+    except StopIteration:  # what the JSON reader raises on a file without a row
+        raise DatasetError(f"dataset {name!r} is empty; check the setting dataset.") from None
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         remedy = "check the setting dataset" if path.exists() else "check the name, the network and your Hub login"
