@@ -219,6 +219,15 @@ def test_what_a_numbered_reply_leaves_out_is_asked_alone(server):
     assert server.asked == [(0, 1, 2), (1,)]
 
 
+def test_request_that_fails_half_way_keeps_what_came_before(server):
+    server.reply = lambda things, text: text.replace("2. No.", "") if len(things) > 1 else text
+    server.faults = {1: [(400, {})]}
+    judge = judge_at(server, questions_per_request=3)
+    asked = [questions_about([0, 1, 2, 4])]
+    assert judge.answers([CAPTION], asked) == [["Yes.", None, "Yes.", "Yes."]]
+    assert judge.usage["failed_requests"] == 1
+
+
 def test_answers_are_cached_by_model_prompt_caption_and_question(server, tmp_path):
     cache = tmp_path / "made" / "answers.jsonl"
     asked = [questions_about([1, 2])]

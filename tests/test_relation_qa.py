@@ -98,6 +98,7 @@ def test_all_forms_of_questions_are_equal():
     assert questions_of([{"question": ["Is a on b?", "Is b on a?"], "answer": ["yes", "No"]}]) == expected
     entries = [{"question": " Is a on b? ", "answer": True}, {"question": "Is b on a?", "answer": "NO"}]
     assert questions_of([entries]) == expected
+    assert questions_of([{"Is a on b?": "Yes", "Is b on a?": "No", "Of another row?": None}]) == expected
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_all_forms_of_questions_are_equal():
         ([{}, "Is it?"], "Sample 1 must hold a list"),
         ([[{"question": "Is it?", "answer": "yes"}, {"question": "Is it?"}]], "Sample 0, question 1 must be"),
         ([[{"question": "", "answer": "yes"}]], "Sample 0, question 0 is no text"),
-        ([{"Is it?": None}], "Sample 0, question 0 .* no annotated answer but None"),
+        ([[{"question": "Is it?", "answer": None}]], "Sample 0, question 0 .* no annotated answer but None"),
         ([{"Is it?": 1}], "no annotated answer but 1"),
         ([{"question": ["Is it?"], "answer": []}], "Sample 0 has 1 questions, but 0"),
         ({"id": {"Is it?": "Yes"}}, "one entry per sample"),
@@ -311,7 +312,7 @@ def test_graph_judge_finds_places_in_the_text():
 def test_graph_judge_tells_own_from_foreign_captions(shared):
     """On real captions and questions: far more yes from an image's own caption than from another image's."""
     judge = load_judge("graph")
-    for name, least in (("docci500", 0.38), ("coco_ln500", 0.55)):
+    for name, least in (("docci500", 0.3), ("coco_ln500", 0.5)):
         captions = json.loads((shared / "data" / name / "captions.json").read_text(encoding="utf-8"))
         annotated = json.loads((shared / "data" / name / "relation_questions.json").read_text(encoding="utf-8"))
         ids = sorted(captions)[:150]
@@ -360,7 +361,8 @@ def test_module_takes_annotations_by_image_id(metric, shared):
     )
     yes = sum(answer == "Yes" for key in some for answer in questions[key].values())
     assert by_id["relation_qa"] == as_lists["relation_qa"] == yes / by_id["num_questions"]
-    assert by_id["judge"] == "yes" and len(by_id["per_sample"]) == 20 and "per_sample" not in as_lists
+    assert by_id["judge"] == "yes" and "per_sample" not in as_lists
+    assert [len(values) for values in by_id["per_sample"].values()] == [20, 20, 20]
 
 
 def test_module_takes_the_column_of_scenes_in_batches(metric):
@@ -377,14 +379,15 @@ def test_module_takes_the_column_of_scenes_in_batches(metric):
 def test_module_names_the_sample(metric):
     question = {"Is it?": "Yes"}
     for options, message in (
-        ({"predictions": ["a", 3], "questions": [question] * 2}, "Sample 1: the prediction is no string but int"),
+        ({"predictions": ["a", 3], "questions": [question] * 2}, "Sample 1: predictions holds no text but int"),
         ({"predictions": ["a"], "questions": [question] * 2}, "1 predictions, but 2"),
-        ({"predictions": ["a"], "questions": [{"Is it?": None}]}, "Sample 0, question 0"),
+        ({"predictions": ["a", "b"], "questions": [question, {"Is it?": 1}]}, "Sample 1, question 0"),
         ({"predictions": {"x": "a"}, "questions": {"y": question}}, "the first is 'x'"),
         ({"predictions": {"x": "a"}, "questions": [question]}, "both be lists, or both dicts"),
-        ({"predictions": ["a"]}, "needs both"),
+        ({"predictions": ["a"]}, "Inputs are missing: questions"),
+        ({"predictions": ["a"], "questions": [question], "juge": "graph"}, "no option 'juge'"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, TypeError), match=message):
             metric.compute(**options)
     assert metric.compute(predictions=["a"], questions=[question], judge=YesJudge())["relation_qa"] == 1.0
 

@@ -14,7 +14,8 @@ EXAMPLE_QUESTIONS = [
     ["Is the chair to the right of the table?", "yes"],
 ]
 
-metric = evaluate.load(str(FOLDER))
+# Named by its script: a Space keeps its files in a folder that is not called like the metric.
+metric = evaluate.load(str(FOLDER / "relation_qa.py"))
 
 
 def scored(caption, rows):
@@ -26,7 +27,7 @@ def scored(caption, rows):
     except ValueError as error:
         raise gr.Error(str(error)) from error
     read = {True: "yes", False: "no", None: "neither"}
-    table = [[*row, read[answer]] for row, answer in zip(rows, result["answers"][0])]
+    table = [[*row, read[answer]] for row, answer in zip(rows, result["per_sample"]["answers"][0])]
     return f"{100 * result['relation_qa']:.1f} % of {result['num_questions']} questions, {result['judge']}", table
 
 

@@ -1,12 +1,12 @@
 """Relation QA: the share of yes/no questions about a picture that its caption answers as annotated."""
 
-from collections.abc import Mapping
-
 import datasets
 import evaluate
 
 from sc_captioner.judges import judged, load_judge
-from sc_captioner.metrics.relation_qa import questions_of
+from sc_captioner.metric_modules import SceneGraphModule, module_output
+from sc_captioner.metrics.inputs import text
+from sc_captioner.metrics.relation_qa import questions_of, sample_questions
 
 
 _CITATION = """\
@@ -33,7 +33,7 @@ Args:
         predictions by image id, a dict from image id to either.
     judge: "graph" (default; compares scene graphs, needs nothing), "openai" (any endpoint that speaks OpenAI's
         protocol), "local" (a transformers text model), the folder or Hub id of such a model, or an object with `name`
-        and `answers(captions, questions)`.
+        and `answers(captions, questions)`, which stays loaded from call to call.
     options: of the judge. graph: parser, lexicon, batch_size, device. openai: model, base_url, api_key, cache,
         concurrency, questions_per_request, max_retries, timeout, input_price, output_price, request_options, progress.
         local: model, tokenizer, batch_size, device, dtype, max_length, progress.
@@ -48,8 +48,8 @@ Returns:
     skipped: samples without any scored question.
     judge: who answered.
     usage: requests, tokens and cost, for judges that have them.
-    per_sample: per caption relation_qa and num_questions, None where nothing was scored.
-    answers: per caption the answers as read, True for yes.
+    per_sample: lists of relation_qa and num_questions, None for captions without a scored question, and of answers as
+        they were read, question by question, True for yes.
 Examples:
     >>> relation_qa = evaluate.load("metrics/relation_qa")
     >>> result = relation_qa.compute(
@@ -61,63 +61,38 @@ Examples:
 """
 
 
+def questions(name, index, value):
+    """Questions of one sample in the form that Arrow columns can carry.
+
+    Raises:
+        ValueError: If they have no known form.
+    """
+    # A word stands for the few annotated answers that are neither yes nor no; they are counted later.
+    written = {True: "yes", False: "no", None: "other"}
+    return [{"question": q.text, "answer": written[q.answer]} for q in sample_questions(value, index)]
+
+
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
-class RelationQA(evaluate.Metric):
+class RelationQA(SceneGraphModule, evaluate.Metric):
+    checks = {"predictions": text, "questions": questions}
+
     def _info(self):
-        text = datasets.Value("string")
+        value = datasets.Value("string")
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
             inputs_description=_KWARGS_DESCRIPTION,
             features=datasets.Features(
-                {"predictions": text, "questions": datasets.List({"question": text, "answer": text})}
+                {"predictions": value, "questions": datasets.List({"question": value, "answer": value})}
             ),
             reference_urls=["https://arxiv.org/abs/2508.06125"],
         )
 
-    def compute(self, *, predictions=None, questions=None, **options):
-        """Score captions; both dicts from image id and lists are taken."""
-        if predictions is not None or questions is not None:
-            predictions, questions = _aligned(predictions, questions)
-        return super().compute(predictions=predictions, questions=questions, **options)
-
-    def add_batch(self, *, predictions=None, questions=None, **kwargs):
-        """Add captions and their questions; `compute()` scores all that were added."""
-        # Arrow columns have no room for dicts with a key per question, nor for mistakes: checked and turned here.
-        if predictions is not None:
-            predictions, questions = _aligned(predictions, questions)
-        super().add_batch(predictions=predictions, questions=questions, **kwargs)
-
     def _compute(self, predictions, questions, judge="graph", per_sample=True, **options):
         judge = load_judge(judge, **options)
-        result = judged(judge, predictions, questions_of(questions)).to_dict()
-        if not per_sample:
-            del result["per_sample"], result["answers"]
+        result = judged(judge, predictions, questions_of(questions))
+        output = module_output(result, per_sample, {"judge": judge.name})
+        if per_sample:
+            output["per_sample"]["answers"] = result.answers
         usage = getattr(judge, "usage", None)
-        return {**result, "judge": judge.name, **({"usage": usage} if usage else {})}
-
-
-def _aligned(predictions, questions):
-    """Captions and questions as two lists of equal length, questions in the list form."""
-    if predictions is None or questions is None:
-        raise ValueError("relation_qa needs both predictions and questions.")
-    if isinstance(predictions, Mapping) != isinstance(questions, Mapping):
-        raise ValueError("predictions and questions must both be lists, or both dicts from image id.")
-    if isinstance(predictions, Mapping):
-        missing = [key for key in predictions if key not in questions]
-        if missing:
-            raise ValueError(f"{len(missing)} predictions have no questions, the first is {missing[0]!r}.")
-        questions = [questions[key] for key in predictions]
-        predictions = list(predictions.values())
-    predictions = list(predictions)
-    if len(predictions) != len(questions):
-        raise ValueError(f"There are {len(predictions)} predictions, but {len(questions)} samples with questions.")
-    for index, caption in enumerate(predictions):
-        if not isinstance(caption, str):
-            raise ValueError(f"Sample {index}: the prediction is no string but {type(caption).__name__}.")
-    written = {True: "yes", False: "no"}
-    return predictions, [
-        # A text stands for the few annotated answers that are neither yes nor no; they are counted later.
-        [{"question": q.text, "answer": written.get(q.answer, "other")} for q in sample]
-        for sample in questions_of(list(questions))
-    ]
+        return {**output, "usage": usage} if usage else output

@@ -7,10 +7,10 @@ from sc_captioner.scene_graph import SceneGraph, StoredParser
 
 PARSER = StoredParser(
     {
-        "A cat sits on a chair.": SceneGraph.from_facts("( cat , sit on , chair )").to_dict(),
-        "The cat sitting on the chair.": SceneGraph.from_facts("( cat , sit on , chair )").to_dict(),
-        "The chair under the cat.": SceneGraph.from_facts("( chair , under , cat )").to_dict(),
-        "The dog on the chair.": SceneGraph.from_facts("( dog , on , chair )").to_dict(),
+        "A cat sits on a chair.": SceneGraph.from_facts("( cat , sit on , chair )"),
+        "The cat sitting on the chair.": SceneGraph.from_facts("( cat , sit on , chair )"),
+        "The chair under the cat.": SceneGraph.from_facts("( chair , under , cat )"),
+        "The dog on the chair.": SceneGraph.from_facts("( dog , on , chair )"),
     }
 )
 

@@ -155,6 +155,8 @@ class OpenAIJudge:
         self._count(cached_answers=cached)
         for (caption, asked), replies in self._all_replies(requests, cached, len(known)):
             known.update({(caption, question): reply for question, reply in zip(asked, replies)})
+        # Of a request that failed half-way, what had come before is in the cache.
+        known = {pair: self._cache.get(self._key(*pair)) if a is None else a for pair, a in known.items()}
         return [[known[pair] for pair in sample] for sample in pairs]
 
     def _all_replies(

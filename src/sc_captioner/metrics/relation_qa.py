@@ -131,17 +131,23 @@ def questions_of(annotations: Sequence[Any]) -> list[list[Question]]:
     Args:
         annotations (`Sequence`): Per sample `{"Is the star above the heart?": "Yes", ...}`, or a list of
             `{"question": str, "answer": "yes" | "no"}`, or the same turned into columns
-            `{"question": [str], "answer": [str]}`. `None` stands for a sample without questions.
+            `{"question": [str], "answer": [str]}`. `None` stands for a sample without questions, and in the first
+            form for a question that is another sample's.
 
     Raises:
         ValueError: If a sample is in none of these forms; the message names sample and question.
     """
     if isinstance(annotations, (str, bytes, Mapping)) or not isinstance(annotations, Sequence):
         raise ValueError(f"questions must be a list with one entry per sample, not {type(annotations).__name__}.")
-    return [_sample_questions(annotation, index) for index, annotation in enumerate(annotations)]
+    return [sample_questions(annotation, index) for index, annotation in enumerate(annotations)]
 
 
-def _sample_questions(annotation: Any, index: int) -> list[Question]:
+def sample_questions(annotation: Any, index: int) -> list[Question]:
+    """Questions of one sample, see [`questions_of`]; `index` is its place in error messages.
+
+    Raises:
+        ValueError: If the annotation is in none of the forms; the message names sample and question.
+    """
     if annotation is None:
         return []
     pairs: list[tuple[Any, Any]]
@@ -152,7 +158,16 @@ def _sample_questions(annotation: Any, index: int) -> list[Question]:
                 f"Sample {index} has {len(annotation['question'])} questions, but {len(annotation['answer'])} "
                 "annotated answers."
             )
-        pairs = list(zip(annotation["question"], annotation["answer"])) if columns else list(annotation.items())
+        pairs = (
+            list(zip(annotation["question"], annotation["answer"]))
+            if columns
+            else [
+                # A column of dicts in `datasets` gives every row the keys of all rows, with `None` in them.
+                (text, answer)
+                for text, answer in annotation.items()
+                if answer is not None
+            ]
+        )
     elif isinstance(annotation, Sequence) and not isinstance(annotation, (str, bytes)):
         pairs = []
         for number, entry in enumerate(annotation):
