@@ -49,7 +49,7 @@ def test_sentences(lexicon: Lexicon, text: str, sentences: list[str]) -> None:
     ("word", "lemma"),
     [
         ("dogs", "dog"), ("boxes", "box"), ("women", "woman"), ("leaves", "leaf"), ("berries", "berry"),
-        ("glass", "glass"), ("bus", "bus"), ("buses", "bus"), ("skies", "sky"), ("feet", "foot"), ("children", "child"),
+        ("glass", "glass"), ("bus", "bus"), ("buses", "bus"), ("skies", "sky"), ("feet", "foot"), ("mice", "mouse"),
         ("scissors", "scissors"), ("stove", "stove"), ("zzzqs", "zzzqs"), ("", ""),
     ],
 )  # fmt: skip

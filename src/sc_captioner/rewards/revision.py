@@ -105,15 +105,20 @@ def revision_of(first: Facts, second: Facts) -> Revision:
 def without_renamings(
     revision: Revision, reference: Facts, encoder: PhraseEncoder, lexicon: Lexicon, threshold: float
 ) -> Revision:
-    """Drop what only got another name: removed and added objects with a cosine above `threshold`, the attributes that
-    went with them, and removed and added relations that say the same.
+    """Drop what only got another name: removed and added objects that are synonyms or have a cosine above `threshold`,
+    the attributes that went with them, and removed and added relations that say the same.
 
     A pair of objects of which the reference names one and not the other is a correction and stays.
     """
     removed, added = sorted(revision.removed_objects), sorted(revision.added_objects)
     close = similarities(encoder, removed, added) > threshold
     known = {word: any(same_object(word, o, lexicon) for o in reference.objects) for word in (*removed, *added)}
-    pairs = [(removed[i], added[j]) for i, j in zip(*close.nonzero()) if known[removed[i]] == known[added[j]]]
+    pairs = [
+        (old, new)
+        for old, row in zip(removed, close)
+        for new, near in zip(added, row)
+        if known[old] == known[new] and (near or same_object(old, new, lexicon))
+    ]
     gone, come = {old for old, _ in pairs}, {new for _, new in pairs}
     names = dict(pairs)
     same = [
