@@ -149,7 +149,7 @@ def parts(reward: CorrectionReward, first: str, second: str, reference: str) -> 
 
 def test_right_addition_by_hand(reward: CorrectionReward) -> None:
     scored = parts(reward, "There is a ball.", "There is a ball. There is a dog.", "There is a dog. There is a ball.")
-    # One added object that the reference holds: soft 2 * (1 - 0.55), bonus 0.25; 32 characters after 16 are just right.
+    # One added object that the reference holds: soft 2 * (1 - 0.55), bonus 0.25; twice the length is not over-long.
     assert scored["objects"] == pytest.approx(0.9 + 0.25)
     assert scored["mistakes"] == scored["attributes"] == scored["relations"] == 0
     assert scored["length"] == 0
