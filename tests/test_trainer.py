@@ -1,6 +1,7 @@
 """SCTrainer on real architectures at toy size: what it optimises, what it keeps, what it refuses."""
 
 import inspect
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,12 @@ from PIL import Image
 from tiny_models import TINY, tiny_qwen2_vl
 from trl import GRPOTrainer
 
+from sc_captioner.data import build_scenes
 from sc_captioner.trainer import SCConfig, SCTrainer
 from sc_captioner.trainer.sc_trainer import TRL_PRIVATE_API
+
+
+SCENES_SFT = Path(__file__).parents[1] / "src" / "sc_captioner" / "assets" / "scenes_sft"
 
 
 def longer_second_caption(first_caption, second_caption, **columns):
@@ -127,6 +132,34 @@ def token_logps(model, row, inputs, i):
     first = list(range(split))
     second = [t for t in range(split, len(policy)) if policy[t]]
     return logps, first, second
+
+
+@pytest.mark.parametrize("use_peft", [False, True])
+def test_full_and_adapter_training_both_learn(tmp_path, use_peft):
+    """The embedded captioner has several ways to begin a caption; one of them is paid for."""
+    from peft import LoraConfig
+
+    def begins_with_there_is(second_caption, **columns):
+        return [float(text.startswith("There is")) for text in second_caption]
+
+    lora = LoraConfig(target_modules=["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"], r=16)
+    trainer = SCTrainer(
+        str(SCENES_SFT),
+        begins_with_there_is,
+        SCConfig(
+            str(tmp_path), learning_rate=3e-3 if use_peft else 1e-3, max_steps=20, per_device_train_batch_size=32,
+            num_generations=8, max_completion_length=24, temperature=1.0, loss_type="grpo", bf16=False, report_to=[],
+            logging_steps=1, save_strategy="no", instruction="Review the caption.", activation_checkpointing=False,
+            lr_scheduler_type="constant", model_init_kwargs={"dtype": "float32"}, disable_tqdm=True,
+        ),
+        build_scenes(64, seed=7),
+        peft_config=lora if use_peft else None,
+    )  # fmt: skip
+    trainer.train()
+    rewards = [row["reward"] for row in trainer.state.log_history if "reward" in row]
+    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.2, rewards
+    trained = {name for name, value in trainer.model.named_parameters() if value.requires_grad}
+    assert all("lora" in name for name in trained) == use_peft
 
 
 def test_samples_of_a_group_share_first_captions_as_asked(tmp_path, captions):

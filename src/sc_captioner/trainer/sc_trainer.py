@@ -168,11 +168,18 @@ class SCTrainer(GRPOTrainer):
         self.bridge = correction_bridge(
             self.processing_class, args.instruction, self.eos_token_ids, **self.chat_template_kwargs
         )
-        if not self.use_vllm:
-            self.generation_config.suppress_tokens = vision_token_ids(self.model.config)
+        self._suppress_vision_tokens()
         self.num_corrections = args.num_corrections or self.num_generations
         self._sample_rewards = torch.empty(0)
         self._policy_logps: torch.Tensor | None = None
+
+    def _suppress_vision_tokens(self) -> None:
+        tokens = vision_token_ids(self.model.config)
+        if self.use_vllm:
+            bias = {"logit_bias": dict.fromkeys(tokens, -100.0)}
+            self.vllm_generation.generation_kwargs = {**bias, **self.vllm_generation.generation_kwargs}
+        else:
+            self.generation_config.suppress_tokens = tokens
 
     @property
     def corrections_per_caption(self) -> int:
