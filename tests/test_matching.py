@@ -52,7 +52,8 @@ def test_stages_by_hand(lexicon: Lexicon, encoder: PhraseEncoder) -> None:
 
 
 def test_repeats_pair_off_one_to_one(lexicon: Lexicon, encoder: PhraseEncoder) -> None:
-    assert pair_off(["red", "red", "dog"], ["red"], lexicon)[:2] == (1, 0)
+    pairing = pair_off(["red", "red", "dog"], ["red"], lexicon)
+    assert (pairing.exact, pairing.synonym, pairing.left, pairing.free) == (1, 0, ["dog", "red"], [])
     found = match(["red"] * 3, ["red"] * 2, lexicon, encoder)
     assert (found.candidate_sum, found.reference_sum) == (2, 2)
 
@@ -85,9 +86,9 @@ def test_a_side_matches_itself_fully(lexicon: Lexicon, encoder: PhraseEncoder, p
 @settings(max_examples=60, deadline=None)
 @given(ours=st.lists(triples, max_size=5), theirs=st.lists(triples, max_size=5))
 def test_triples_match_term_by_term(lexicon: Lexicon, encoder: PhraseEncoder, ours: list, theirs: list) -> None:
-    exact, synonym, left, free = pair_off(ours, theirs, lexicon)
-    assert exact + synonym + len(left) == len(ours)
-    assert exact + synonym + len(free) == len(theirs)
+    pairing = pair_off(ours, theirs, lexicon)
+    assert pairing.exact + pairing.synonym + len(pairing.left) == len(ours)
+    assert pairing.exact + pairing.synonym + len(pairing.free) == len(theirs)
     assert match(ours, theirs, lexicon, encoder).candidate_sum <= len(ours) + 1e-5
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -91,28 +91,58 @@ def alike(first: Phrase, second: Phrase, lexicon: Lexicon) -> bool:
     return all(alike(a, b, lexicon) for a, b in zip(first, second))
 
 
-def pair_off(
-    candidates: Collection[Phrase], references: Collection[Phrase], lexicon: Lexicon
-) -> tuple[int, int, list[Phrase], list[Phrase]]:
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """The first two stages of a match, which need no encoder.
+
+    Args:
+        exact, synonym (`int`): Pairs of equal phrases and of phrases that are [`alike`].
+        left, free (`list[Phrase]`): Candidates and references without a partner, sorted.
+    """
+
+    exact: int
+    synonym: int
+    left: list[Phrase]
+    free: list[Phrase]
+
+    def phrases(self) -> Iterator[str]:
+        """What the third stage will compare."""
+        if self.left and self.free:
+            yield from map(written, self.left)
+            yield from map(written, self.free)
+
+    def settled(self, encoder: PhraseEncoder) -> Match:
+        """The whole match: leftovers add their best cosine on the other side."""
+        pairs = self.exact + self.synonym
+        candidate_sum = reference_sum = float(pairs)
+        if self.left and self.free:
+            cosines = similarities(encoder, list(map(written, self.left)), list(map(written, self.free)))
+            # Below 0 the released sums would run out of [0, 1], and an F1 of opposite signs has no bound.
+            cosines = cosines.astype(np.float64).clip(0, 1)
+            candidate_sum += float(cosines.max(axis=1).sum())
+            reference_sum += float(cosines.max(axis=0).sum())
+        sizes = pairs + len(self.left), pairs + len(self.free)
+        return Match(self.exact, self.synonym, candidate_sum, reference_sum, *sizes)
+
+
+def pair_off(candidates: Collection[Phrase], references: Collection[Phrase], lexicon: Lexicon) -> Pairing:
     """The first two stages of a match: equal phrases pair off one to one, then phrases that are [`alike`].
 
     Where a phrase has several partners the released code takes whichever comes first in its set; here both sides are
     sorted, and each candidate takes the first free reference.
-
-    Returns:
-        Number of equal pairs, number of alike pairs, candidates left over, references left over (both sorted).
     """
     ours, theirs = Counter(candidates), Counter(references)
     exact = (ours & theirs).total()
     free = sorted((theirs - ours).elements())
+    rest = sorted((ours - theirs).elements())
     left: list[Phrase] = []
-    for candidate in sorted((ours - theirs).elements()):
+    for candidate in rest:
         partner = next((i for i, reference in enumerate(free) if alike(candidate, reference, lexicon)), None)
         if partner is None:
             left.append(candidate)
         else:
             del free[partner]
-    return exact, (ours - theirs).total() - len(left), left, free
+    return Pairing(exact, len(rest) - len(left), left, free)
 
 
 def match(
@@ -126,15 +156,7 @@ def match(
         lexicon ([`Lexicon`]): For the second stage.
         encoder ([`PhraseEncoder`]): For the third.
     """
-    exact, synonym, left, free = pair_off(candidates, references, lexicon)
-    candidate_sum = reference_sum = float(exact + synonym)
-    if left and free:
-        cosines = similarities(encoder, [written(p) for p in left], [written(p) for p in free]).astype(np.float64)
-        # Below 0 the released sums would run out of [0, 1], and an F1 of opposite signs has no bound.
-        cosines = cosines.clip(0, 1)
-        candidate_sum += float(cosines.max(axis=1).sum())
-        reference_sum += float(cosines.max(axis=0).sum())
-    return Match(exact, synonym, candidate_sum, reference_sum, len(candidates), len(references))
+    return pair_off(candidates, references, lexicon).settled(encoder)
 
 
 def lemmatised(graph: SceneGraph, lexicon: Lexicon) -> LemmatisedGraph:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from ..matching import Phrase, lemmatised, match, pair_off, stop_words, written
+from ..matching import Pairing, Phrase, lemmatised, pair_off, stop_words
 from ..scene_graph.graph import SceneGraph, Triple
 from .result import MetricResult, averaged, check_lengths, mean
 
@@ -92,11 +92,9 @@ def capture(
     per_sample: list[dict[str, float] | None] = []
     rows = zip(candidates, references, candidate_captions, reference_captions)
     for chunk in chunks(enumerate(rows), CHUNK):
-        pairs = [_parts(index, row, lexicon) for index, row in chunk]
-        encoder.encode(
-            {phrase for ours, theirs in pairs for other in theirs for phrase in _soft(ours, other, lexicon)}
-        )
-        per_sample += [_sample_scores(ours, theirs, lexicon, encoder) for ours, theirs in pairs]
+        pairings = [_pairings(index, row, lexicon) for index, row in chunk]
+        encoder.encode({p for sample in pairings for kinds in sample for pairing in kinds for p in pairing.phrases()})
+        per_sample += [_sample_scores(sample, encoder) for sample in pairings]
     return averaged(per_sample, ("capture", *SCORES))
 
 
@@ -112,41 +110,31 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def _parts(
+def _pairings(
     index: int, row: tuple[SceneGraph, Sequence[SceneGraph], str, Sequence[str]], lexicon: Lexicon
-) -> tuple[CaptionParts, list[CaptionParts]]:
+) -> list[list[Pairing]]:
+    """For every reference, the pairs of objects, of attributes and of relations."""
     graph, references, caption, captions = row
     if not references or len(references) != len(captions):
         raise ValueError(f"Sample {index} has {len(references)} reference graphs and {len(captions)} captions.")
-    ours = caption_parts(graph, caption, lexicon)
-    return ours, [caption_parts(other, text, lexicon) for other, text in zip(references, captions)]
+    ours = _sides(caption_parts(graph, caption, lexicon))
+    others = [_sides(caption_parts(other, text, lexicon)) for other, text in zip(references, captions)]
+    return [[pair_off(a, b, lexicon) for a, b in zip(ours, theirs)] for theirs in others]
 
 
 def _sides(parts: CaptionParts) -> tuple[Sequence[Phrase], ...]:
     return parts.objects, parts.pooled_attributes, parts.relations
 
 
-def _soft(ours: CaptionParts, theirs: CaptionParts, lexicon: Lexicon) -> Iterator[str]:
-    """Phrases that the third stage will compare: only they need encoding."""
-    for candidate, reference in zip(_sides(ours), _sides(theirs)):
-        _, _, left, free = pair_off(candidate, reference, lexicon)
-        if left and free:
-            yield from (written(phrase) for phrase in (*left, *free))
-
-
-def _sample_scores(
-    ours: CaptionParts, references: list[CaptionParts], lexicon: Lexicon, encoder: PhraseEncoder
-) -> dict[str, float]:
-    all_scores = [_pair_scores(ours, theirs, lexicon, encoder) for theirs in references]
+def _sample_scores(references: list[list[Pairing]], encoder: PhraseEncoder) -> dict[str, float]:
+    all_scores = [_reference_scores(pairings, encoder) for pairings in references]
     return {name: mean(scores[name] for scores in all_scores) for name in all_scores[0]}
 
 
-def _pair_scores(
-    ours: CaptionParts, theirs: CaptionParts, lexicon: Lexicon, encoder: PhraseEncoder
-) -> dict[str, float]:
+def _reference_scores(pairings: list[Pairing], encoder: PhraseEncoder) -> dict[str, float]:
     scores: dict[str, float] = {}
-    for kind, candidate, reference in zip(KINDS, _sides(ours), _sides(theirs)):
-        found = match(candidate, reference, lexicon, encoder)
-        scores.update({f"{kind}_precision": found.precision, f"{kind}_recall": found.recall, f"{kind}_f1": found.f1})
+    for kind, pairing in zip(KINDS, pairings):
+        found = pairing.settled(encoder)
+        scores |= {f"{kind}_precision": found.precision, f"{kind}_recall": found.recall, f"{kind}_f1": found.f1}
     total = sum(weight * scores[f"{kind}_f1"] for kind, weight in WEIGHTS.items()) / sum(WEIGHTS.values())
     return {"capture": total, **scores}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..matching import EPSILON, f1_score, match, pair_off, similarities
+from ..matching import EPSILON, Pairing, f1_score, pair_off, similarities
 from .capture import CHUNK, CaptionParts, caption_parts, chunks
 from .result import MetricResult, averaged, check_lengths
 
@@ -32,13 +32,9 @@ class Sample:
 
     candidate: CaptionParts
     reference: CaptionParts
-    extra_objects: list[str]
+    recall: Pairing  # of objects, against the reference
+    precision: Pairing  # of objects, against reference and annotation
     extra_attributes: dict[str, list[str]]
-
-    @property
-    def annotated_objects(self) -> list[str]:
-        """Objects of the reference and of the annotation, each once."""
-        return sorted({*self.reference.objects, *self.extra_objects})
 
     @property
     def has_attributes(self) -> bool:
@@ -94,12 +90,12 @@ def refined_capture(
     lacking = 0
     for chunk in chunks(enumerate(rows), CHUNK):
         samples = [_sample(index, row, lexicon) for index, row in chunk]
-        encoder.encode({phrase for sample in samples for phrase in _objects(sample, lexicon)})
+        encoder.encode({phrase for sample in samples for phrase in _objects(sample)})
         # Which annotated attributes matter is known only once the objects are: one in five, at about 100 an image.
         encoder.encode({phrase for sample in samples for phrase in _attributes(sample, encoder)})
         for sample in samples:
             lacking += not sample.has_attributes
-            per_sample.append(_scores(sample, lexicon, encoder, without_attributes))
+            per_sample.append(_scores(sample, encoder, without_attributes))
     result = averaged([s if s is None or "attribute_f1" in s else None for s in per_sample], SCORES)
     objects = averaged(per_sample, SCORES[:3])
     return MetricResult({**result.corpus, **objects.corpus}, per_sample, lacking)
@@ -144,15 +140,20 @@ def _sample(index: int, row: tuple[Any, ...], lexicon: Lexicon) -> Sample:
         raise ValueError(f"extra_attributes of sample {index}: {error}") from None
     if not annotated:
         annotated = {head: sorted(values) for head, values in theirs.attributes.items()}
-    return Sample(ours, theirs, list(objects), annotated)
+    every_object = {*theirs.objects, *objects}
+    return Sample(
+        ours,
+        theirs,
+        pair_off(ours.objects, theirs.objects, lexicon),
+        pair_off(ours.objects, every_object, lexicon),
+        annotated,
+    )
 
 
-def _objects(sample: Sample, lexicon: Lexicon) -> Iterator[str]:
+def _objects(sample: Sample) -> Iterator[str]:
     """Objects that scoring will compare."""
-    for objects in (sample.reference.objects, sample.annotated_objects):
-        _, _, left, free = pair_off(sample.candidate.objects, objects, lexicon)
-        if left and free:
-            yield from (str(phrase) for phrase in (*left, *free))
+    yield from sample.recall.phrases()
+    yield from sample.precision.phrases()
     if sample.has_attributes:
         yield from (*sample.candidate.attributes, *sample.reference.attributes, *sample.extra_attributes)
 
@@ -178,13 +179,10 @@ def nearest_objects(
     return [(head, ours[i], weight) for head, i, weight in zip(theirs, cosines.argmax(axis=0), weights.tolist())]
 
 
-def _scores(
-    sample: Sample, lexicon: Lexicon, encoder: PhraseEncoder, without_attributes: WithoutAttributes
-) -> dict[str, float] | None:
+def _scores(sample: Sample, encoder: PhraseEncoder, without_attributes: WithoutAttributes) -> dict[str, float] | None:
     if not sample.has_attributes and without_attributes == "skip":
         return None
-    recall = match(sample.candidate.objects, sample.reference.objects, lexicon, encoder).recall
-    precision = match(sample.candidate.objects, sample.annotated_objects, lexicon, encoder).precision
+    recall, precision = sample.recall.settled(encoder).recall, sample.precision.settled(encoder).precision
     scores = {"object_precision": precision, "object_recall": recall, "object_f1": f1_score(precision, recall)}
     if sample.has_attributes:
         found = attribute_recall(sample.candidate.attributes, sample.reference.attributes, encoder)

@@ -21,6 +21,10 @@ _WORDS = 200_000
 _TEXTS = 4_096
 
 
+_PLAIN = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)*(?:,? [A-Za-z]+(?:-[A-Za-z]+)*)*\.?")
+_CONTRACTED = re.compile(r"\b(?:cannot|gimme|gonna|gotta|lemme|wanna|whaddya|whatcha)\b", re.IGNORECASE)
+
+
 class Lexicon(ABC):
     """What is known of words. Every answer is cached and depends on nothing but its argument.
 
@@ -39,6 +43,7 @@ class Lexicon(ABC):
         self.phrase_lemma = lru_cache(_WORDS)(self._phrase_lemma)
         self.head_lemma = lru_cache(_WORDS)(self._head_lemma)
         self.synonyms = lru_cache(_WORDS)(self._synonyms)
+        self.phrase_synonyms = lru_cache(_WORDS)(self._phrase_synonyms)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -96,8 +101,12 @@ class Lexicon(ABC):
 
     def are_synonyms(self, first: str, second: str) -> bool:
         """Whether two phrases share a WordNet synonym; substrings do not count here."""
-        a, b = "_".join(first.split()), "_".join(second.split())
-        return a == b or not self.synonyms(a).isdisjoint(self.synonyms(b))
+        return first == second or not self.phrase_synonyms(first).isdisjoint(self.phrase_synonyms(second))
+
+    def _phrase_synonyms(self, phrase: str) -> frozenset[str]:
+        """Synonyms of a phrase with blanks, which WordNet writes with `_`; the phrase itself always among them."""
+        word = "_".join(phrase.split())
+        return self._synonyms(word) | {word}
 
 
 class NltkLexicon(Lexicon):
@@ -128,7 +137,8 @@ class NltkLexicon(Lexicon):
         self._wordnet: Any = wordnet
         # Both turns and the reference share sentences, so they are cut into words once.
         self._split = lru_cache(_TEXTS)(sent_tokenize)
-        self._cut = lru_cache(_TEXTS)(lambda sentence: word_tokenize(sentence, preserve_line=True))
+        self._treebank = lambda sentence: word_tokenize(sentence, preserve_line=True)
+        self._cut = lru_cache(_TEXTS)(self._words_of)
         self._tagger = FastTagger(PerceptronTagger())
         self._lemmatise = lru_cache(_WORDS)(WordNetLemmatizer().lemmatize)
 
@@ -137,6 +147,12 @@ class NltkLexicon(Lexicon):
 
     def _tokens(self, text: str) -> tuple[str, ...]:
         return tuple(token for sentence in self._split(text) for token in self._cut(sentence))
+
+    def _words_of(self, sentence: str) -> list[str]:
+        # Nine sentences of ten hold nothing but words and commas, which the Treebank rules only space out.
+        if _PLAIN.fullmatch(sentence) and not _CONTRACTED.search(sentence):
+            return sentence.replace(",", " ,").replace(".", " .").split()
+        return self._treebank(sentence)
 
     def _nouns(self, text: str) -> frozenset[str]:
         words = self.tokens(text)
