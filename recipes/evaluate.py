@@ -1,24 +1,41 @@
-"""Two-turn captions of a dataset, and how good each turn is.
+"""How good both turns of a captioner are: captions of a dataset, or predictions that exist already, scored.
 
     python recipes/evaluate.py --model outputs/scenes_sc --dataset scenes --dataset_split test --num_samples 512 \
         --output_dir outputs/scores
+    python recipes/evaluate.py --predictions generated_predictions.jsonl --annotations ../shared/data/docci500 \
+        --output_dir outputs/docci500
 
-Writes `predictions.jsonl` (one line per image: prompt, label, predict, predict_turn2, as the released system does),
-`results.json`, `per_sample.parquet` and `scores.png` into `output_dir`, and prints a table. A run that was stopped
-goes on with the images that have no prediction yet.
+Predictions are read in the released form (JSON lines with prompt, label, predict, predict_turn2), in ours, or from a
+dataset on the Hub. Annotations are a folder with captions.json, objects.jsonl, attributes.json and
+relation_questions.json; a dataset may carry them as the columns extra_objects, extra_attributes and questions.
+
+Writes into `output_dir`: `predictions.jsonl`, `results.json` (means, standard errors, 95 % intervals), `scores.md`,
+`per_sample.parquet`, `scores.png` and `changes.png`, and prints the tables. Captioning that was stopped goes on with
+the images that have no prediction yet. `recipes/compare.py` sets several runs side by side.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from datasets import Dataset
 
-from sc_captioner.arguments import DatasetArguments, ScoringArguments, run_recipe
+from sc_captioner.arguments import DatasetArguments, ScoringArguments, SettingError, run_recipe
 from sc_captioner.data import CORRECTION_INSTRUCTION as SCENES_INSTRUCTION
 from sc_captioner.data import grammar_errors
-from sc_captioner.evaluation import plot_scores, score_table, scores_of_turns
-from sc_captioner.inference import load_captioner, predictions_of
+from sc_captioner.data.annotations import Annotations
+from sc_captioner.data.predictions import load_predictions
+from sc_captioner.evaluation import (
+    METRICS,
+    difference_table,
+    differences,
+    plot_changes,
+    plot_scores,
+    score_table,
+    scores_of_turns,
+)
+from sc_captioner.judges import JudgeError
 from sc_captioner.prompts import CORRECTION_INSTRUCTION
 
 
@@ -28,7 +45,9 @@ class EvaluationArguments:
     What to evaluate and how to sample.
 
     Args:
-        model (`str`): Folder or Hub id of a captioner or of an adapter.
+        model (`str`, *optional*): Folder or Hub id of a captioner or of an adapter.
+        predictions (`str`, *optional*): Captions to score instead: a file, a folder of ours, or a Hub dataset.
+        annotations (`str`, *optional*): Folder with annotations of the images.
         output_dir (`str`): Where predictions and scores go.
         instruction (`str`, *optional*): Correction instruction; default: the scenes' own, else the released one.
         batch_size (`int`): Images per batch.
@@ -39,7 +58,13 @@ class EvaluationArguments:
         seed (`int`): Seed of sampling.
     """
 
-    model: str = field(metadata={"help": "Folder or Hub id of a captioner or of an adapter."})
+    model: str | None = field(default=None, metadata={"help": "Folder or Hub id of a captioner or of an adapter."})
+    predictions: str | None = field(
+        default=None, metadata={"help": "Captions to score instead: a file, a folder of ours, or a Hub dataset."}
+    )
+    annotations: str | None = field(
+        default=None, metadata={"help": "Folder with captions.json, objects.jsonl, attributes.json, questions."}
+    )
     output_dir: str = field(default="outputs/evaluation", metadata={"help": "Where predictions and scores go."})
     instruction: str | None = field(
         default=None,
@@ -62,13 +87,76 @@ class EvaluationArguments:
         return {"max_new_tokens": self.max_new_tokens, **sampling}
 
 
-def main(args: EvaluationArguments, dataset_args: DatasetArguments, scoring_args: ScoringArguments) -> None:
-    dataset = dataset_args.load()
-    is_scenes = dataset_args.dataset == "scenes"
+@dataclass
+class MetricArguments(ScoringArguments):
+    """
+    Which scores, beside the scoring settings.
+
+    Args:
+        metrics (`list[str]`): Of facts, capture, refined_capture, relation_qa and correction.
+        without_attributes (`str`): How refined CAPTURE takes samples without attributes.
+        judge (`str`): Who answers relation questions: `graph`, `openai`, `local`, or a text model.
+        judge_options (`dict`, *optional*): Options of the judge.
+        scoring_batch_size (`int`, *optional*), scoring_device (`str`, *optional*): Of parser and encoder.
+    """
+
+    metrics: list[str] = field(default_factory=lambda: list(METRICS), metadata={"help": "Which scores."})
+    without_attributes: Literal["skip", "zero", "objects"] = field(
+        default="skip", metadata={"help": "How refined CAPTURE takes samples without attributes; released: skip."}
+    )
+    judge: str = field(
+        default="graph", metadata={"help": "Who answers relation questions: 'graph', 'openai', 'local' or a model."}
+    )
+    judge_options: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": 'Options of the judge, as in \'{"model": "my-model", "base_url": "..."}\'.'}
+    )
+    scoring_batch_size: int | None = field(default=None, metadata={"help": "Batch size of parser and encoder."})
+    scoring_device: str | None = field(default=None, metadata={"help": "Device of parser and encoder."})
+
+    def for_scoring(self) -> dict[str, Any]:
+        """Arguments of `scores_of_turns`."""
+        options = json.loads(self.judge_options) if isinstance(self.judge_options, str) else self.judge_options
+        names = ("parser", "encoder", "lexicon", "metrics", "without_attributes", "judge")
+        settings = {name: getattr(self, name) for name in names}
+        return {
+            **settings,
+            "judge_options": options,
+            "batch_size": self.scoring_batch_size,
+            "device": self.scoring_device,
+        }
+
+
+def main(args: EvaluationArguments, dataset_args: DatasetArguments, metric_args: MetricArguments) -> None:
+    if (args.model is None) == (args.predictions is None):
+        raise SettingError("name either a model to caption with or predictions to score.")
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
+    predictions = captioned(args, dataset_args, output) if args.model else read(args, dataset_args, output)
+    if args.annotations is not None:
+        predictions = Annotations.load(args.annotations).added_to(predictions)
+    if "label" not in predictions[0]:
+        raise SettingError("the predictions have no references (column 'label'); name annotations that have them.")
+    is_scenes = args.model is not None and dataset_args.dataset == "scenes"
+    try:
+        scores = scores_of_turns(
+            predictions, **metric_args.for_scoring(), grammar_errors=grammar_errors if is_scenes else None
+        )
+    except (ValueError, OSError, JudgeError) as error:
+        raise SettingError(f"the predictions cannot be scored: {error}") from error
+    write(output, predictions, scores, {**asdict(args), **asdict(dataset_args), **asdict(metric_args)})
+    print(f"Predictions, scores and plots are in {output}.")
+
+
+def captioned(args: EvaluationArguments, dataset_args: DatasetArguments, output: Path) -> list[dict]:
+    """Captions of both turns by the model, with what the dataset has annotated of the images."""
+    from sc_captioner.inference import load_captioner, predictions_of
+
+    is_scenes = dataset_args.dataset == "scenes"
+    if is_scenes and dataset_args.num_samples is None:
+        dataset_args = replace(dataset_args, num_samples=512)
+    dataset = dataset_args.load()
     model, processor = load_captioner(args.model, **({} if args.dtype is None else {"dtype": args.dtype}))
-    predictions = predictions_of(
+    rows = predictions_of(
         model,
         processor,
         dataset,
@@ -79,22 +167,55 @@ def main(args: EvaluationArguments, dataset_args: DatasetArguments, scoring_args
         seed=args.seed,
         **args.generation(),
     )
-    scores = scores_of_turns(
-        predictions,
-        parser=scoring_args.parser,
-        lexicon=scoring_args.lexicon,
-        grammar_errors=grammar_errors if is_scenes else None,
+    names = [n for n in ("id", "extra_objects", "extra_attributes", "questions") if n in dataset.column_names]
+    annotated = dataset.select_columns(names).to_list() if names else [{}] * len(rows)
+    return [{**row, **known} for row, known in zip(rows, annotated)]
+
+
+def read(args: EvaluationArguments, dataset_args: DatasetArguments, output: Path) -> list[dict]:
+    """Predictions that exist already, written beside the scores as well."""
+    columns = dataset_args.columns
+    rows = load_predictions(
+        args.predictions,
+        split=dataset_args.dataset_split,
+        config=dataset_args.dataset_config,
+        revision=dataset_args.dataset_revision,
+        num_samples=dataset_args.num_samples,
+        columns=json.loads(columns) if isinstance(columns, str) else columns,
     )
-    results = {turn: turn_scores.summary() for turn, turn_scores in scores.items()}
-    settings = {**asdict(args), **asdict(dataset_args), **asdict(scoring_args)}
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (output / "predictions.jsonl").write_text(lines, encoding="utf-8")
+    return rows
+
+
+def write(output: Path, predictions: list[dict], scores: dict, settings: dict) -> None:
+    """Scores as JSON, table, per-sample parquet and plots."""
+    results: dict[str, Any] = {name: turn.summary() for name, turn in scores.items()}
+    turns = {name: summary for name, summary in results.items() if name != "correction"}
+    tables = [score_table(turns)]
+    if "second" in turns:
+        results["second_minus_first"] = differences(scores)
+        tables.append(difference_table(results["second_minus_first"]))
+    if "correction" in results:
+        tables.append(score_table({"correction": results["correction"]}))
+        plot_changes(results["correction"], output / "changes.png")
     (output / "results.json").write_text(json.dumps({**results, "settings": settings}, indent=2) + "\n")
+    (output / "scores.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
     columns = {f"{turn}_{name}": values for turn, s in scores.items() for name, values in s.per_sample.items()}
-    Dataset.from_dict(columns).to_parquet(output / "per_sample.parquet")
-    plot_scores(results, output / "scores.png")
-    print(score_table(results))
-    print(f"Predictions, scores and plot are in {output}.")
+    Dataset.from_dict({"sample": sample_names(predictions), **columns}).to_parquet(output / "per_sample.parquet")
+    plot_scores(turns, output / "scores.png")
+    print("\n\n".join(tables))
+
+
+def sample_names(predictions: list[dict]) -> list[str]:
+    """What images are known by when runs are compared: their ids, else their references, else their places."""
+    for column in ("id", "label"):
+        names = [row.get(column) for row in predictions]
+        if None not in names and len(set(names)) == len(names):
+            return names
+    return [f"{index}: {row['label']}" for index, row in enumerate(predictions)]
 
 
 if __name__ == "__main__":
-    arguments = (EvaluationArguments, DatasetArguments, ScoringArguments)
-    run_recipe(main, arguments, __doc__, dataset_split="test", num_samples=512)
+    arguments = (EvaluationArguments, DatasetArguments, MetricArguments)
+    run_recipe(main, arguments, __doc__, dataset_split="test")

@@ -42,11 +42,19 @@ def correction_scores(
     )
     parts = reward.parts_of(*columns)
     scored = [index for index, values in enumerate(parts) if values is not None]
-    captions = [[column[index] for index in scored] for column in columns]
-    graphs = parse_captions(reward.parser, reward.lexicon, [caption for column in captions for caption in column])
+    first, second, reference = ([column[index] for index in scored] for column in columns)
+    graphs = parse_captions(reward.parser, reward.lexicon, [*first, *second, *reference])
     n = len(scored)
     counts = correction_statistics(
-        graphs[:n], graphs[n : 2 * n], graphs[2 * n :], *captions, reward.lexicon, reward.encoder, reward.weights
+        graphs[:n],
+        graphs[n : 2 * n],
+        graphs[2 * n :],
+        first,
+        second,
+        reference,
+        reward.lexicon,
+        reward.encoder,
+        reward.weights,
     )
     pairs: list[dict[str, float] | None] = [None] * len(parts)
     for index, changes in zip(scored, counts.per_sample):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +48,16 @@ class CaptionReader:
             raise ValueError(f"Options {sorted(options)} have no effect: parser and encoder are already built.")
         self.parser = load_parser(parser, **(options if parser_is_named else {}))
         self.lexicon = load_lexicon(lexicon)
-        self.encoder = load_encoder(encoder, **({} if encoder_is_built else options))
+        self._encoder = encoder
+        self._encoder_options = {} if encoder_is_built else options
 
     def __repr__(self) -> str:
-        return f"CaptionReader({', '.join(f'{kind}={name!r}' for kind, name in self.names.items())})"
+        return f"CaptionReader(parser={self.parser.name!r}, lexicon={self.lexicon.name!r})"
+
+    @cached_property
+    def encoder(self) -> PhraseEncoder:
+        """The phrase encoder, loaded when it is first needed: not every metric does."""
+        return load_encoder(self._encoder, **self._encoder_options)
 
     @property
     def names(self) -> dict[str, str]:
