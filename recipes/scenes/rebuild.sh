@@ -1,6 +1,6 @@
 #!/bin/sh
 # Rebuild the shipped captioner of the scenes from nothing but seeds, into src/sc_captioner/assets/scenes_sft.
-# Run from the root of the repository; about ten minutes on one CPU core.
+# Run from the root of the repository; eight minutes on one free CPU core.
 set -e
 python recipes/build_scenes_model.py --config recipes/scenes/build.yaml
 python recipes/sft.py --config recipes/scenes/sft.yaml
