@@ -30,7 +30,8 @@ from .graph import SceneGraph
 _NOT_VERBS = (
     "on in of with at by to for from near under over above below behind beside between around inside into onto "
     "outside off out up down through across along against among beneath underneath beyond past like as without next "
-    "front top towards toward upon within over about after before during have be is opposite via per amid alongside atop"
+    "front top towards toward upon within over about after before during have be is opposite via per amid "
+    "alongside atop"
 )
 _FUNCTION_WORDS = "a an the and or are has had was were his her its their two who that this there is it"
 NOT_VERBS = frozenset(_NOT_VERBS.split())

@@ -52,17 +52,13 @@ def labels_of(
     named = torch.tensor([bool(row) for row in places[2]], device=device)
     scores = scores.masked_fill(with_place & ~named[:, None, None, None], float("-inf"))
     relations = _relations(model, states, scores, pairs, ends[0][1], mask, places, vocabulary)
-    spans = [
-        _spans(heads(states_of).cpu(), sentences, places[kind], rewrites, vocabulary.sources)
-        for kind, (heads, states_of, rewrites) in enumerate(
-            (
-                (model.entity_rewrite, entity, vocabulary.entity_rewrites),
-                (model.attribute_rewrite, attribute, vocabulary.attribute_rewrites),
-            )
-        )
-    ]
+    sources = vocabulary.sources
+    entities = _spans(model.entity_rewrite(entity), sentences, places[0], vocabulary.entity_rewrites, sources)
+    attributes = _spans(
+        model.attribute_rewrite(attribute), sentences, places[1], vocabulary.attribute_rewrites, sources
+    )
     return [
-        Labels(spans[0][i], spans[1][i], links[i], relations[i], tuple(Span(a, b) for a, b in places[2][i]))
+        Labels(entities[i], attributes[i], links[i], relations[i], tuple(Span(a, b) for a, b in places[2][i]))
         for i in range(len(sentences))
     ]
 
@@ -76,7 +72,7 @@ def _spans(
 ) -> list[tuple[Span, ...]]:
     """Spans with the best rewrites that fit them."""
     found = []
-    for rows, tokens, named in zip(scores, sentences, places):
+    for rows, tokens, named in zip(scores.cpu(), sentences, places):
         texts = [" ".join(token.text for token in tokens[a : b + 1]) for a, b in named]
         chosen = rewritten(rows[: len(named)], texts, rewrites, sources)
         found.append(tuple(Span(a, b, rewrite) for (a, b), rewrite in zip(named, chosen)))

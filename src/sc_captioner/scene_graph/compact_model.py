@@ -170,6 +170,7 @@ class _Cues(nn.Module):
         self.region = nn.Parameter(torch.zeros(REGIONS))
         self.given = nn.Parameter(torch.full((c.cues,), 2.0))
         self.lacking = nn.Parameter(torch.full((c.cues,), 1.0))
+        self.patterns: Tensor  # which cues the patterns have
         self.register_buffer("patterns", torch.zeros(c.patterns + 1, c.cues))
 
     def forward(self, states: Tensor, pairs: Tensor, last: Tensor, mask: Tensor, cues: Tensor) -> Tensor:
