@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _CONFUSED = {"orange": "yellow", "brown": "black"}
-_TURNED = {"above": "below", "to left of": "to left of"}
 
 
 def erroneous(description: Description, rng: random.Random, strength: float = 0.8) -> Description:
@@ -47,9 +46,9 @@ def erroneous(description: Description, rng: random.Random, strength: float = 0.
         for i, thing in enumerate(description.things)
     ]
     relations = [(s, p, o) for i, (s, p, o) in enumerate(description.relations) if i == 0 or not follows()]
-    if relations and description.things[0].size == "big" and relations[0][:1] == (0,) and follows():
+    if relations and description.things[0].size == "big" and follows():
         subject, predicate, obj = relations[0]
-        relations[0] = (subject, _TURNED[predicate], obj)
+        relations[0] = (subject, "below" if predicate == "above" else predicate, obj)
     last = len(things) - 1
     if description.things[last].size == "small" and follows():
         things.pop()
