@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,6 +167,9 @@ def run_recipe(
     if unknown:
         settings = [action.dest for action in parser._actions]
         parser.exit(2, f"error: {_unknown_setting(unknown[0], settings)}\n")
+    # Notes between libraries about each other, which no setting of ours can answer.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|torch)\b")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         main(*values)
     except (DatasetError, ModelError, SettingError) as error:
