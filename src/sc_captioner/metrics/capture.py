@@ -22,7 +22,7 @@ SCORES = tuple(f"{kind}_{score}" for kind in KINDS for score in ("precision", "r
 WEIGHTS = {"object": 0.5, "attribute": 0.5, "relation": 0.2}
 
 # Captions per encoder call: large enough for full batches, small enough that memory does not grow with the corpus.
-CHUNK = 256
+CHUNK = 512
 
 
 @dataclass(frozen=True, slots=True)
