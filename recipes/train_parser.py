@@ -12,7 +12,7 @@ import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from sc_captioner.data.scene_captions import caption_sentences
 from sc_captioner.scene_graph.compact import CompactParser
 from sc_captioner.scene_graph.compact_alignment import Aligner, Example
 from sc_captioner.scene_graph.compact_decoding import pattern_cues
+from sc_captioner.scene_graph.compact_labels import Vocabulary
 from sc_captioner.scene_graph.compact_model import CompactConfig, CompactModel
 from sc_captioner.scene_graph.compact_rewording import Rewording
 from sc_captioner.scene_graph.compact_training import Schedule, train
@@ -49,6 +50,9 @@ class ParserArguments:
     limit: int | None = field(default=None, metadata={"help": "Rows read of each dataset; all by default."})
     scenes: int = field(default=0, metadata={"help": "Captions of the synthetic scenes whose sentences join the mix."})
     output_dir: str = field(default="outputs/compact_parser", metadata={"help": "Folder of the trained parser."})
+    start_from: str | None = field(
+        default=None, metadata={"help": "Folder of a trained parser to go on from, with its sizes and label sets."}
+    )
     version: str = field(default="1", metadata={"help": "Version of the weights, written into config.json."})
     words: int = field(default=8000, metadata={"help": "Rows of the word table; 0 trains without one."})
     word_size: int = field(default=96, metadata={"help": "Width of the word table."})
@@ -89,28 +93,16 @@ def main(arguments: ParserArguments) -> None:
     aligner = Aligner(min_count=3).fit(pairs)
     examples = [[aligner.label(*pair) for pair in part] for part in parts]
     flat = [example for part in examples for example in part]
-    vocabulary = vocabulary_of(pairs, flat, arguments.min_count)
     lost = sum(e.lost > 0 for e in flat)
     print(f"{len(flat)} captions, {lost / len(flat):.1%} of them with a fact that could not be aligned")
-
     torch.manual_seed(arguments.seed)
-    words: list[str] = []
-    if arguments.words:
-        words = known_words((t.text for e in flat for t in e.tokens), arguments.words, encoder_folder())
-    sizes = {k: getattr(arguments, k) for k in ("buckets", "word_size", "ngram_size", "hidden", "layers", "dropout")}
-    config = CompactConfig(
-        **sizes,
-        words=len(words) + 1 if words else 0,
-        entity_rewrites=len(vocabulary.entity_rewrites),
-        attribute_rewrites=len(vocabulary.attribute_rewrites),
-        patterns=len(vocabulary.patterns),
-        cues=len(vocabulary.cues),
-    )
-    model = CompactModel(config)
-    model.cues.patterns.copy_(pattern_cues(vocabulary))
+    vocabulary = vocabulary_of(pairs, flat, arguments.min_count)
+    if arguments.start_from:
+        model, trained, words = trained_model(arguments)
+        vocabulary = replace(trained, base_forms=vocabulary.base_forms, verbs=vocabulary.verbs)
+    else:
+        model, words = fresh_model(arguments, vocabulary, [t.text for e in flat for t in e.tokens])
     if words:
-        with torch.no_grad():
-            model.table.weight[1:] = word_vectors(words, arguments.word_size, encoder_folder())
         model.table.weight.requires_grad_(not arguments.freeze_words)
     chosen = {k: getattr(arguments, k) for k in Schedule.__dataclass_fields__ if hasattr(arguments, k)}
     schedule = Schedule(**chosen)
@@ -127,6 +119,7 @@ def main(arguments: ParserArguments) -> None:
     card = {
         "version": arguments.version,
         "seed": arguments.seed,
+        "start_from": arguments.start_from,
         "datasets": {name: len(part) for name, part in zip([*arguments.datasets, "scenes"], parts)},
     }
     CompactParser(model, vocabulary, words, card).save_pretrained(arguments.output_dir)
@@ -142,6 +135,36 @@ def main(arguments: ParserArguments) -> None:
     for name, value in rows_of_table.items():
         print(f"{name:>12} | {value}")
     print(json.dumps({**rows_of_table, "output_dir": arguments.output_dir}))
+
+
+def fresh_model(
+    arguments: ParserArguments, vocabulary: Vocabulary, corpus: list[str]
+) -> tuple[CompactModel, list[str]]:
+    """A model with random weights and the words of its table, which starts from a sentence encoder's vectors."""
+    words = known_words(corpus, arguments.words, encoder_folder()) if arguments.words else []
+    sizes = {k: getattr(arguments, k) for k in ("buckets", "word_size", "ngram_size", "hidden", "layers", "dropout")}
+    config = CompactConfig(
+        **sizes,
+        words=len(words) + 1 if words else 0,
+        entity_rewrites=len(vocabulary.entity_rewrites),
+        attribute_rewrites=len(vocabulary.attribute_rewrites),
+        patterns=len(vocabulary.patterns),
+        cues=len(vocabulary.cues),
+    )
+    model = CompactModel(config)
+    model.cues.patterns.copy_(pattern_cues(vocabulary))
+    if words:
+        with torch.no_grad():
+            model.table.weight[1:] = word_vectors(words, arguments.word_size, encoder_folder())
+    return model, words
+
+
+def trained_model(arguments: ParserArguments) -> tuple[CompactModel, Vocabulary, list[str]]:
+    """The model of `start_from` with this run's dropout, its label sets and the words of its table."""
+    parser = CompactParser.from_pretrained(arguments.start_from, device="cpu")
+    model = CompactModel(replace(parser.model.config, dropout=arguments.dropout))
+    model.load_state_dict(parser.model.state_dict())
+    return model, parser.vocabulary, parser.words
 
 
 def captions_with_graphs(name: str, limit: int | None = None) -> list[tuple[str, SceneGraph]]:

@@ -66,7 +66,9 @@ def test_tokens_keep_their_places_and_split_hyphens_and_possessives():
     ("word", "base"),
     [("running", "run"), ("standing", "stand"), ("riding", "ride"), ("making", "make"), ("flies", "fly"),
      ("watches", "watch"), ("parked", "park"), ("carried", "carry"), ("leaning", "lean"), ("sits", "sit"),
-     ("placed", "place"), ("grazing", "graze"), ("filled", "fill"), ("crossing", "cross"), ("eating", "eat")],
+     ("placed", "place"), ("grazing", "graze"), ("filled", "fill"), ("crossing", "cross"), ("eating", "eat"),
+     ("shaped", "shape"), ("smiling", "smile"), ("stopped", "stop"), ("streamlined", "streamline"),
+     ("opening", "open"), ("tied", "tie")],
 )  # fmt: skip
 def test_regular_base_forms(word, base):
     assert base_form(word, {}) == base

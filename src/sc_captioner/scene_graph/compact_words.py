@@ -12,6 +12,8 @@ from dataclasses import dataclass
 _TOKEN = re.compile(r"'s\b|’s\b|\d+(?:[.,]\d+)*|[^\W\d_]+(?:['’](?!s\b)[^\W\d_]+)*|[^\s]", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
 _VOWELS = "aeiou"
+_SHORT_STEM = re.compile(r"[^aeiou]*[aeiou][^aeiouwxy]")
+_ENDINGS_WITHOUT_E = ("zz", "ss", "ng", "eat", "oat", "ocus")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,9 @@ def possible_base_forms(word: str) -> list[str]:
             continue
         doubled = len(stem) > 2 and stem[-1] == stem[-2]
         if suffix == "ed" and stem.endswith("i"):
-            forms.append(stem[:-1] + "y")
+            forms.append(stem + "e" if len(stem) == 2 else stem[:-1] + "y")
+        if suffix == "ing" and stem.endswith("y") and len(stem) == 2:
+            forms.append(stem[:-1] + "ie")
         if doubled and stem[-1] not in "lsfz":
             forms += [stem[:-1], stem]
         elif _wants_e(stem):
@@ -67,8 +71,6 @@ def possible_base_forms(word: str) -> list[str]:
             forms += [stem, stem + "e"]
             if doubled:
                 forms.append(stem[:-1])
-        if suffix == "ing" and stem.endswith("y"):
-            forms.append(stem[:-1] + "ie")
     if word.endswith("ies") and len(word) > 4:
         forms.append(word[:-3] + "y")
     if word.endswith("es") and len(word) > 3:
@@ -81,12 +83,12 @@ def possible_base_forms(word: str) -> list[str]:
 
 def _wants_e(stem: str) -> bool:
     """Whether a verb's stem that lost its ending is likely to end in a silent e (`mak` -> `make`)."""
-    if len(stem) < 2 or stem[-1] in _VOWELS + "wxy":
+    if stem[-1] in _VOWELS + "wxy":
         return stem.endswith(("u", "e"))
-    if stem.endswith(("at", "z", "c", "v", "s", "g")) and not stem.endswith(("zz", "ss", "ng", "eat", "oat")):
+    if stem.endswith(("at", "z", "c", "v", "s", "g", "tur", "lin")) and not stem.endswith(_ENDINGS_WITHOUT_E):
         return True
-    consonant_vowel = stem[-2] in _VOWELS and (len(stem) == 2 or stem[-3] not in _VOWELS)
-    return consonant_vowel and stem[-1] in "kdlmnpt" and len(stem) <= 3
+    # A short stem of this shape that had no silent e would have doubled its last letter (`stop` -> `stopping`).
+    return _SHORT_STEM.fullmatch(stem) is not None
 
 
 def base_form(word: str, exceptions: Mapping[str, str], known: frozenset[str] = frozenset()) -> str:
