@@ -155,13 +155,15 @@ def captioned(args: EvaluationArguments, dataset_args: DatasetArguments, output:
     if is_scenes and dataset_args.num_samples is None:
         dataset_args = replace(dataset_args, num_samples=512)
     dataset = dataset_args.load()
+    # Scoring the same captions with other annotations must not caption again.
+    settings = {name: value for name, value in asdict(args).items() if name not in ("annotations", "predictions")}
     model, processor = load_captioner(args.model, **({} if args.dtype is None else {"dtype": args.dtype}))
     rows = predictions_of(
         model,
         processor,
         dataset,
         output / "predictions.jsonl",
-        settings={**asdict(args), **asdict(dataset_args)},
+        settings={**settings, **asdict(dataset_args)},
         instruction=args.instruction or (SCENES_INSTRUCTION if is_scenes else CORRECTION_INSTRUCTION),
         batch_size=args.batch_size,
         seed=args.seed,
