@@ -39,7 +39,7 @@ quality: $(STAMP) ## lint, formatting, types
 	$(BIN)/mypy
 
 bench: $(STAMP) ## measure speed against the released procedure -> benchmarks/results.json
-	$(TEST_ENV) $(BIN)/python benchmarks/speed.py --output benchmarks/results.json
+	$(TEST_ENV) $(BIN)/python benchmarks/bench_reward.py --output benchmarks/results.json
 
 constraints: $(STAMP) ## write the versions installed in .venv to constraints.txt
 	@{ grep '^#' constraints.txt; $(BIN)/python -m pip freeze --all --exclude pip --exclude-editable | LC_ALL=C sort -f; } > constraints.new
