@@ -54,6 +54,8 @@ class QuickstartArguments:
 
 # Far from the seeds that training, fine-tuning and the parser draw their scenes with.
 TEST_SEED = 90_000
+SHOWN = ("objects_f1", "attributes_f1", "relations_f1", "mean_f1", "broken_grammar", "capture", "relation_qa",
+         "standard_errors", "n")  # fmt: skip
 
 
 def main(args: QuickstartArguments) -> None:
@@ -72,9 +74,11 @@ def main(args: QuickstartArguments) -> None:
     results |= {"seed": args.seed, "seconds": {name: round(value, 1) for name, value in seconds.items()}}
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     write_report(args, results)
-    print(
-        "\n" + score_table({f"{s}, {t} turn": results[s][t] for s in ("before", "after") for t in ("first", "second")})
-    )
+    turns = [(stage, turn) for stage in ("before", "after") for turn in ("first", "second")]
+    shown = {f"{stage}, {turn} turn": {k: results[stage][turn][k] for k in SHOWN} for stage, turn in turns}
+    print("\n" + score_table(shown))
+    for found in differences(output):
+        print(f"{found.name}: {found.mean:+.3f} ± {found.standard_error:.3f} mean F1")
     print(f"\nReport with learning curves and examples: {output / 'report.html'}")
 
 
@@ -100,21 +104,25 @@ def stage_results(folder: Path) -> dict:
     return {turn: results[turn] for turn in ("first", "second")}
 
 
-def write_report(args: QuickstartArguments, results: dict) -> None:
-    output = Path(args.output_dir)
-    state = json.loads((output / "model" / "trainer_state.json").read_text())
+def differences(output: Path) -> list[PairedDifference]:
+    """Paired differences of mean F1 on the same scenes."""
     means = {
         (stage, turn): pyarrow.parquet.read_table(output / stage / "per_sample.parquet")[f"{turn}_mean_f1"].to_pylist()
         for stage in ("before", "after")
         for turn in ("first", "second")
     }
     trained = means["after", "second"]
-    differences = [
+    return [
         PairedDifference.of("Trained second turn against its own first", trained, means["after", "first"]),
         PairedDifference.of("Trained second turn against the untrained second", trained, means["before", "second"]),
         PairedDifference.of("Trained first turn against the untrained first", means["after", "first"],
                             means["before", "first"]),
     ]  # fmt: skip
+
+
+def write_report(args: QuickstartArguments, results: dict) -> None:
+    output = Path(args.output_dir)
+    state = json.loads((output / "model" / "trainer_state.json").read_text())
     reward = CorrectionReward()
     facts = {
         "Captioner before": args.sft_model,
@@ -123,7 +131,9 @@ def write_report(args: QuickstartArguments, results: dict) -> None:
         "Seed": args.seed,
         "Seconds": ", ".join(f"{name} {value:.0f}" for name, value in results["seconds"].items()),
     }
-    page = report_html(results, state["log_history"], examples(args, reward), differences=differences, facts=facts)
+    page = report_html(
+        results, state["log_history"], examples(args, reward), differences=differences(output), facts=facts
+    )
     (output / "report.html").write_text(page)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -134,14 +135,15 @@ def predictions_of(
         model ([`~transformers.PreTrainedModel`]), processor ([`~transformers.ProcessorMixin`]): From `load_captioner`.
         dataset ([`~datasets.Dataset`]): Columns `image`, `prompt` and `reference`.
         path (`Path`): JSON lines `{"prompt", "label", "predict", "predict_turn2"}` in the order of the dataset.
-        settings (`Mapping[str, Any]`): What the captions depend on. A file that was begun with the same settings is
-            continued, any other is begun again.
+        settings (`Mapping[str, Any]`): What the captions depend on. A file that was begun with the same settings and
+            the same weights is continued, any other is begun again.
         batch_size (`int`): Images per batch.
         seed (`int`): Seed of sampling; with batches of equal size a continued file holds what an unbroken one would.
         options: For `corrected_captions`.
     """
     begun = path.with_suffix(".settings.json")
-    told = json.dumps({**settings, "rows": len(dataset), "batch_size": batch_size, "seed": seed}, sort_keys=True)
+    run = {"rows": len(dataset), "batch_size": batch_size, "seed": seed, "weights": _weights_of(model)}
+    told = json.dumps({**settings, **run}, sort_keys=True)
     if not begun.is_file() or begun.read_text() != told:
         path.unlink(missing_ok=True)
         begun.write_text(told)
@@ -163,6 +165,15 @@ def predictions_of(
             file.flush()
             bar.update(len(captions))
     return rows
+
+
+def _weights_of(model: PreTrainedModel) -> str:
+    # The same folder may hold another model after another training run.
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.float().sum(dtype=torch.float64).cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _complete_rows(path: Path) -> list[dict[str, str]]:
