@@ -382,7 +382,9 @@ class Hub(BaseHTTPRequestHandler):
             ]
             return self.answer({"files": files})
         if "/commit/" in self.path:
-            return self.answer({"success": True, "commitOid": "1" * 40, "commitUrl": f"{host}/spaces/me/relation_qa/commit/1"})
+            return self.answer(
+                {"success": True, "commitOid": "1" * 40, "commitUrl": f"{host}/spaces/me/relation_qa/commit/1"}
+            )
         return self.answer({"url": f"{host}/spaces/me/relation_qa", "name": "me/relation_qa"})
 
     def log_message(self, *args: object) -> None:
