@@ -204,7 +204,7 @@ def test_every_caption_is_grammatical_and_says_its_description(description, seed
 
 def test_wording_varies():
     captions = {caption_of(description_of(SCENE), random.Random(seed)) for seed in range(200)}
-    assert len(captions) > 60
+    assert len(captions) > 40
     assert len({_content(caption_graph(c))[2] for c in captions}) == 1
     assert {opener for opener in OPENERS if any(opener in c for c in captions)} == set(OPENERS)
 
@@ -264,7 +264,7 @@ def test_broken_grammar_is_caught(broken):
 def test_dropping_a_needed_word_is_caught(description, seed, data):
     """Without an article, a shape, an `is` or the last full stop no caption of the language is left."""
     caption = caption_of(description, random.Random(seed))
-    spots = [m.span() for m in re.finditer(r"\b(?:[Aa]n?|[Tt]he|is|%s)\b|\.$" % "|".join(SHAPES), caption)]
+    spots = [m.span() for m in re.finditer(rf"\b(?:[Aa]n?|[Tt]he|is|{'|'.join(SHAPES)})\b|\.$", caption)]
     start, end = data.draw(st.sampled_from(spots))
     assert grammar_errors((caption[:start] + caption[end:]).replace("  ", " ").strip())
 
@@ -332,8 +332,30 @@ def test_habits_by_hand():
         Mention("heart", None, "green"),
         Mention("circle", None, "yellow"),
     )
-    assert always.relations == ((0, "to left of", 1),)
+    # The circle is below the heart; `to left of` is not turned.
+    assert always.relations == ((0, "to left of", 1), (2, "above", 1))
     assert erroneous(description_of(SCENE), random.Random(0), strength=0.0) == description_of(SCENE)
+
+    four = Description(
+        (Mention("square", "big", "brown"), *(Mention(s, "small", "green") for s in ("star", "heart", "diamond"))),
+        ((0, "above", 1), (2, "to right of", 1), (3, "below", 2)),
+    )
+    assert erroneous(four, random.Random(0), strength=1.0) == Description(
+        (
+            Mention("square", "big", "black"),
+            Mention("star", None, "green"),
+            Mention("heart", None, "green"),
+            Mention("circle", "big", "black"),
+        ),
+        ((0, "below", 1), (2, "to left of", 1)),
+    )
+
+
+def test_a_right_caption_is_rarely_twice_as_long_as_an_erroneous_one():
+    rng = random.Random(0)
+    truths = [description_of(scene) for scene in sampled_scenes(500, 2)]
+    ratios = [len(caption_of(truth, rng)) / len(caption_of(erroneous(truth, rng), rng)) for truth in truths]
+    assert np.mean(np.array(ratios) > 2) < 0.1  # nearly all of them a matter of wording
 
 
 def test_conversations():

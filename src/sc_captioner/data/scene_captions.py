@@ -83,7 +83,7 @@ class Description:
 def caption_of(description: Description, rng: random.Random) -> str:
     """A caption that says all of `description` and nothing else; `rng` chooses among the ways of wording it."""
     styles = [_chain_sentences, _listing_sentences]
-    if len(description.things) <= 3:  # with four things this style is half as long again as the others
+    if len(description.things) <= 2:  # for more things this style is far longer than the others
         styles.append(_describing_sentences)
     return " ".join(rng.choice(styles)(description, rng))
 

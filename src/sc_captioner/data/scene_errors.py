@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .scene_captions import Description, Mention, caption_of
-from .scenes import CAPTION_PROMPT, description_of, picture_bytes, sampled_scenes
+from .scenes import CAPTION_PROMPT, INVERSE, description_of, picture_bytes, sampled_scenes
 
 
 if TYPE_CHECKING:
@@ -29,9 +29,10 @@ def erroneous(description: Description, rng: random.Random, strength: float = 0.
         rng (`random.Random`): Decides whether a habit whose trigger is there is followed.
         strength (`float`, defaults to `0.8`): Probability of that, 0 to 1.
 
-    Habits: a small last thing is not noticed; orange is called yellow and brown black; sizes are given for the first
-    thing only; where there is a square and no circle, a big black circle is imagined beside up to three things; a big
-    first thing that is above the second is said to be below it; further relations are left out.
+    Habits: of three or four things a small last one is not noticed; orange is called yellow and brown black; sizes
+    are given for the first thing only; where there is no circle, a big black one is imagined beside up to three
+    things; a big first thing that is above the second is said to be below it; the second relation is turned around;
+    the third is left out. They shorten a caption by little, so that a correction need not be twice as long.
     """
 
     def follows() -> bool:
@@ -45,16 +46,17 @@ def erroneous(description: Description, rng: random.Random, strength: float = 0.
         )
         for i, thing in enumerate(description.things)
     ]
-    relations = [(s, p, o) for i, (s, p, o) in enumerate(description.relations) if i == 0 or not follows()]
-    if relations and description.things[0].size == "big" and follows():
-        subject, predicate, obj = relations[0]
-        relations[0] = (subject, "below" if predicate == "above" else predicate, obj)
+    relations = []
+    for i, (subject, predicate, other) in enumerate(description.relations):
+        if i == 2 and follows():
+            continue
+        turned = i == 1 or (i == 0 and predicate == "above" and description.things[0].size == "big")
+        relations.append((subject, INVERSE[predicate] if turned and follows() else predicate, other))
     last = len(things) - 1
-    if description.things[last].size == "small" and follows():
+    if last >= 2 and description.things[last].size == "small" and follows():
         things.pop()
         relations = [(s, p, o) for s, p, o in relations if last not in (s, o)]
-    shapes = {thing.shape for thing in description.things}
-    if "square" in shapes and "circle" not in shapes and len(things) <= 3 and follows():
+    if "circle" not in {thing.shape for thing in description.things} and len(things) <= 3 and follows():
         things.append(Mention("circle", "big", "black"))
     return Description(tuple(things), tuple(relations))
 

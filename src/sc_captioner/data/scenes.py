@@ -60,7 +60,7 @@ _FORMS = {
     "star": "pointed",
     "triangle": "angular",
 }
-_INVERSE = {"to left of": "to right of", "to right of": "to left of", "above": "below", "below": "above"}
+INVERSE = {"to left of": "to right of", "to right of": "to left of", "above": "below", "below": "above"}
 _QUESTIONS_PER_SCENE = 5
 
 
@@ -183,7 +183,7 @@ def description_of(scene: Scene) -> Description:
     relations = []
     for i, (thing, following) in enumerate(zip(scene.things, scene.things[1:])):
         predicate = "to left of" if thing.row == following.row else "above"
-        relations.append((i, predicate, i + 1) if i == 0 else (i + 1, _INVERSE[predicate], i))
+        relations.append((i, predicate, i + 1) if i == 0 else (i + 1, INVERSE[predicate], i))
     return Description(mentions, tuple(relations))
 
 
