@@ -1,6 +1,9 @@
 """SCTrainer on real architectures at toy size: what it optimises, what it keeps, what it refuses."""
 
 import inspect
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +15,12 @@ from tiny_models import TINY, tiny_qwen2_vl
 from trl import GRPOTrainer
 
 from sc_captioner.data import build_scenes
+from sc_captioner.inference import corrected_captions
 from sc_captioner.trainer import SCConfig, SCTrainer
 from sc_captioner.trainer.sc_trainer import TRL_PRIVATE_API
 
 
+SHORT = {"max_new_tokens": 48, "instruction": "Review the caption."}
 SCENES_SFT = Path(__file__).parents[1] / "src" / "sc_captioner" / "assets" / "scenes_sft"
 
 
@@ -160,6 +165,25 @@ def test_full_and_adapter_training_both_learn(tmp_path, use_peft):
     assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.2, rewards
     trained = {name for name, value in trainer.model.named_parameters() if value.requires_grad}
     assert all("lora" in name for name in trained) == use_peft
+
+    trainer.save_model()
+    scenes = build_scenes(8, seed=8, split="test")
+    said = corrected_captions(
+        trainer.model.eval(), trainer.processing_class, scenes["image"], scenes["prompt"], **SHORT
+    )
+    assert said_by_new_process(tmp_path) == [[captions.first, captions.second] for captions in said]
+
+
+def said_by_new_process(folder):
+    code = (
+        "import json, sys; from sc_captioner.data import build_scenes; from sc_captioner.inference import *;"
+        "scenes = build_scenes(8, seed=8, split='test'); model, processor = load_captioner(sys.argv[1]);"
+        f"said = corrected_captions(model, processor, scenes['image'], scenes['prompt'], **{SHORT!r});"
+        "print(json.dumps([[captions.first, captions.second] for captions in said]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_samples_of_a_group_share_first_captions_as_asked(tmp_path, captions):
