@@ -22,7 +22,15 @@ if (SHARED / "nltk_data").is_dir():
     os.environ["NLTK_DATA"] = str(SHARED / "nltk_data")
 
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 from PIL import Image  # noqa: E402
+
+
+# make test ARGS="--hypothesis-profile=thorough --timeout=7200 -k 'bounded or any_text'"
+settings.register_profile("thorough", max_examples=10_000, deadline=None)
+# A shared machine is slow now and then; what is bounded in time says so in its own test.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")
