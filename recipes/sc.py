@@ -11,7 +11,13 @@ from transformers import ProgressCallback
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from sc_captioner import SCConfig, SCTrainer
-from sc_captioner.arguments import DatasetArguments, RewardArguments, checkpoint_to_resume, run_recipe
+from sc_captioner.arguments import (
+    DatasetArguments,
+    RewardArguments,
+    checkpoint_to_resume,
+    model_init_kwargs,
+    run_recipe,
+)
 from sc_captioner.trainer.progress import TurnProgress
 
 
@@ -19,12 +25,7 @@ def main(
     dataset_args: DatasetArguments, reward_args: RewardArguments, training_args: SCConfig, model_args: ModelConfig
 ) -> None:
     checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
-    training_args.model_init_kwargs = {
-        "revision": model_args.model_revision,
-        "attn_implementation": model_args.attn_implementation,
-        "dtype": model_args.dtype,
-        **(training_args.model_init_kwargs or {}),
-    }
+    training_args.model_init_kwargs = model_init_kwargs(training_args, model_args)
     trainer = SCTrainer(
         model=model_args.model_name_or_path,
         reward_funcs=reward_args.reward(),

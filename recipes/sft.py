@@ -12,7 +12,7 @@ import datasets
 import torch
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
-from sc_captioner.arguments import DatasetArguments, SettingError, checkpoint_to_resume, run_recipe
+from sc_captioner.arguments import DatasetArguments, SettingError, checkpoint_to_resume, model_init_kwargs, run_recipe
 from sc_captioner.data.columns import with_column
 from sc_captioner.data.scene_errors import build_conversations
 from sc_captioner.prompts import CORRECTION_INSTRUCTION
@@ -50,12 +50,7 @@ def main(
     data_args: ConversationArguments, tuning_args: TuningArguments, training_args: SFTConfig, model_args: ModelConfig
 ) -> None:
     checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
-    training_args.model_init_kwargs = {
-        "revision": model_args.model_revision,
-        "attn_implementation": model_args.attn_implementation,
-        "dtype": model_args.dtype,
-        **(training_args.model_init_kwargs or {}),
-    }
+    training_args.model_init_kwargs = model_init_kwargs(training_args, model_args)
     trainer = SFTTrainer(
         model=model_args.model_name_or_path,
         args=training_args,

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
+    from trl import ModelConfig
 
     from .rewards import CorrectionReward
+    from .scene_graph import SceneGraphParser
 
 
 class SettingError(ValueError):
@@ -86,6 +88,7 @@ class ScoringArguments:
 
     Args:
         parser (`str`): `compact`, `factual`, a folder or a Hub id.
+        parser_options (`dict`, *optional*): Of the parser, e.g. `{"cache_file": "graphs.sqlite"}`.
         encoder (`str`, *optional*): SentenceTransformer by name or path; default: the embedded MiniLM.
         lexicon (`str`): `auto`, `nltk` or `bundled`.
     """
@@ -94,12 +97,30 @@ class ScoringArguments:
         default="compact",
         metadata={"help": "'compact' (embedded), 'factual' (T5 from the Hub), a folder or a Hub id."},
     )
+    parser_options: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": 'Options of the parser, as in \'{"cache_file": "graphs.sqlite", "progress": true}\'.'},
+    )
     encoder: str | None = field(
         default=None, metadata={"help": "SentenceTransformer by name or path; default: the embedded MiniLM."}
     )
     lexicon: Literal["auto", "nltk", "bundled"] = field(
         default="auto", metadata={"help": "Lemmas and synonyms: NLTK's WordNet where present, or the bundled lists."}
     )
+
+    def loaded_parser(self, **options: Any) -> SceneGraphParser:
+        """The parser, built with `options` and, before them, `parser_options`.
+
+        Raises:
+            SettingError: If it cannot be had or has no such option.
+        """
+        from .scene_graph import load_parser
+
+        own = json.loads(self.parser_options) if isinstance(self.parser_options, str) else self.parser_options
+        try:
+            return load_parser(self.parser, **{**options, **(own or {})})
+        except (TypeError, ValueError, OSError) as error:
+            raise SettingError(f"the parser cannot be built: {error}") from error
 
 
 @dataclass
@@ -133,7 +154,7 @@ class RewardArguments(ScoringArguments):
         try:
             return CorrectionReward(
                 preset=self.preset,
-                parser=self.parser,
+                parser=self.loaded_parser(),
                 encoder=self.encoder,
                 lexicon=self.lexicon,
                 parts=self.parts,
@@ -184,6 +205,16 @@ def _unknown_setting(argument: str, settings: list[str]) -> str:
     name = argument.lstrip("-").partition("=")[0]
     near = difflib.get_close_matches(name, settings, n=1)
     return f"unknown setting {name!r}; {f'did you mean {near[0]!r}?' if near else '--help lists all settings.'}"
+
+
+def model_init_kwargs(training_args: Any, model_args: ModelConfig) -> dict[str, Any]:
+    """How TRL's trainers are to load the model: TRL's `ModelConfig`, and over it the run's own `model_init_kwargs`."""
+    return {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(training_args.model_init_kwargs or {}),
+    }
 
 
 def checkpoint_to_resume(setting: str | bool | None, output_dir: str) -> str | None:
