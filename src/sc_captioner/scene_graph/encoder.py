@@ -111,7 +111,8 @@ class PhraseEncoder:
             self._vectors = vectors
         else:
             if used + len(new) > len(self._vectors):  # doubled, so that n phrases cost O(n) copies
-                grown = np.empty((2 * (used + len(new)), vectors.shape[1]), dtype=np.float32)
+                rows = max(used + len(new), min(2 * (used + len(new)), self.cache_size))
+                grown = np.empty((rows, vectors.shape[1]), dtype=np.float32)
                 grown[:used] = self._vectors[:used]
                 self._vectors = grown
             self._vectors[used : used + len(new)] = vectors

@@ -17,7 +17,7 @@ NLTK_RESOURCES = ("tokenizers/punkt_tab", "corpora/wordnet", "taggers/averaged_p
 
 # Bounds of the caches: a caption corpus has some ten thousand word forms, so nothing is evicted in practice, and a
 # policy that emits noise cannot grow them without end.
-_WORDS = 200_000
+_WORDS = 50_000
 _TEXTS = 4_096
 
 
