@@ -116,14 +116,10 @@ class MetricArguments(ScoringArguments):
     def for_scoring(self) -> dict[str, Any]:
         """Arguments of `scores_of_turns`."""
         options = json.loads(self.judge_options) if isinstance(self.judge_options, str) else self.judge_options
-        names = ("parser", "encoder", "lexicon", "metrics", "without_attributes", "judge")
-        settings = {name: getattr(self, name) for name in names}
-        return {
-            **settings,
-            "judge_options": options,
-            "batch_size": self.scoring_batch_size,
-            "device": self.scoring_device,
-        }
+        names = ("encoder", "lexicon", "metrics", "without_attributes", "judge")
+        given = {"batch_size": self.scoring_batch_size, "device": self.scoring_device}
+        parser = self.loaded_parser(**{name: value for name, value in given.items() if value is not None})
+        return {"parser": parser, "judge_options": options, **given, **{name: getattr(self, name) for name in names}}
 
 
 def main(args: EvaluationArguments, dataset_args: DatasetArguments, metric_args: MetricArguments) -> None:

@@ -20,6 +20,7 @@ from .graph import SceneGraph
 
 if TYPE_CHECKING:
     import torch
+    from accelerate import PartialState
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,9 @@ class FactualParser:
         max_output_len (`int`, *optional*, defaults to `128`): Tokens of the written graph; a fact cut off is dropped.
         cache_file (`str` or `Path`, *optional*): SQLite file that keeps graphs between runs.
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
+        across_processes (`bool`, *optional*, defaults to `False`): Whether the processes of `accelerate launch`, each
+            on its own GPU, parse a share of the sentences each and hand each other the graphs. All of them must then
+            call `parse` with the same sentences, as evaluation does and training does not.
 
     Raises:
         OSError: If the model is neither a folder nor reachable on the Hub; the message names the remedy.
@@ -62,10 +66,19 @@ class FactualParser:
         max_output_len: int = 128,
         cache_file: str | Path | None = None,
         progress: bool = False,
+        across_processes: bool = False,
     ) -> None:
         import torch
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+        self._processes: PartialState | None = None
+        if across_processes:
+            from accelerate import PartialState
+
+            # Where there is no accelerator it must be told, or every process believes to be the only one.
+            self._processes = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
+            progress = progress and self._processes.is_main_process
+            device = device or str(self._processes.device)
         self.batch_size, self.beam_size, self.progress = batch_size, beam_size, progress
         self.max_input_len, self.max_output_len = max_input_len, max_output_len
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -96,15 +109,33 @@ class FactualParser:
         """One graph per sentence, in order."""
         with self._lock:
             new = [s for s in dict.fromkeys(sentences) if s not in self._graphs]
-            if new and self._stored is not None:
-                found = self._stored.read(new)
-                self._graphs.update((s, read_graph(text)) for s, text in found.items())
-                new = [s for s in new if s not in found]
-            for batch, texts in self._generate(new):
-                self._graphs.update((s, read_graph(text)) for s, text in zip(batch, texts))
-                if self._stored is not None:
-                    self._stored.write(dict(zip(batch, texts)))
+            if new:
+                texts = self._written(new) if self._processes is None else self._written_by_all(new, self._processes)
+                self._graphs.update((s, read_graph(texts[s])) for s in new)
             return [self._graphs[sentence] for sentence in sentences]
+
+    def _written(self, sentences: list[str]) -> dict[str, str]:
+        """Graphs as the T5 writes them, by sentence, from the file where it has them."""
+        texts = {} if self._stored is None else self._stored.read(sentences)
+        for batch, generated in self._generate([s for s in sentences if s not in texts]):
+            texts.update(zip(batch, generated))
+            if self._stored is not None:
+                self._stored.write(dict(zip(batch, generated)))
+        return texts
+
+    def _written_by_all(self, sentences: list[str], processes: PartialState) -> dict[str, str]:
+        """The same, every process writing the graphs of its share."""
+        import torch
+        from accelerate.utils import gather, pad_across_processes
+
+        # In turns by length: equal shares of the work. What the file holds may differ from process to process by now,
+        # so that is asked within a share only.
+        by_length = sorted(sentences, key=lambda sentence: (-len(sentence), sentence))
+        texts = self._written(by_length[processes.process_index :: processes.num_processes])
+        # As bytes of JSON: gather_object would pickle. JSON escapes NUL, so what pads is no part of it.
+        told = torch.frombuffer(bytearray(json.dumps(texts).encode()), dtype=torch.uint8).to(processes.device)
+        rows = gather(pad_across_processes(told[None], dim=1)).cpu().numpy()
+        return {s: text for row in rows for s, text in json.loads(row.tobytes().rstrip(b"\0")).items()}
 
     def _generate(self, sentences: list[str]) -> Iterator[tuple[list[str], list[str]]]:
         import torch
