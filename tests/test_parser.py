@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -75,17 +72,16 @@ def test_parsers_by_name(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A T5 of the real architecture at tiny size that has learnt to write four graphs, and its tokenizer."""
+    """A T5 of the real architecture at tiny size that has learnt four graphs, and its tokenizer of whole words."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
     folder = tmp_path_factory.mktemp("tiny-t5")
-    raw = Tokenizer(models.Unigram())
-    raw.pre_tokenizer = pre_tokenizers.Metaspace()
-    raw.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=200, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>")
-    raw.train_from_iterator(["Generate Scene Graph:", *WRITTEN, *WRITTEN.values()] * 5, trainer)
+    words = {word for text in ("Generate Scene Graph:", *WRITTEN, *WRITTEN.values()) for word in text.split()}
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *sorted(words)])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     raw.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", raw.token_to_id("</s>"))]
     )
@@ -103,14 +99,14 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = tokenizer(list(WRITTEN.values()), return_tensors="pt", padding=True)["input_ids"]
     labels[labels == 0] = -100
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(2000):  # about 250 do; the tokenizer's trainer is not the same in every run
+    for _ in range(2000):  # some 150 do
         loss = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], labels=labels).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if loss < 0.02:
+        if loss < 0.002:
             break
-    assert loss < 0.02
+    assert loss < 0.002
     model.eval().save_pretrained(folder)
     return folder
 
@@ -150,27 +146,6 @@ def test_t5_reads_each_sentence_once_in_this_run_and_the_next(tiny_t5: Path, tmp
     assert other.version != later.version
     assert other._stored is not None and other._stored.read(SENTENCES) == {}
     assert parser.parse([]) == []
-
-
-def test_processes_of_accelerate_share_the_sentences(tiny_t5: Path, tmp_path: Path, repository: Path) -> None:
-    expected = FactualParser(str(tiny_t5), device="cpu", beam_size=1, across_processes=True).parse(SENTENCES)
-    assert expected == FactualParser(str(tiny_t5), device="cpu", beam_size=1).parse(SENTENCES)
-
-    config = repository / "recipes/accelerate/two_cpu_processes.yaml"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    script = [str(repository / "tests/parse_in_two_processes.py"), str(tiny_t5), str(tmp_path)]
-    done = subprocess.run(
-        [*launch, "--main_process_port=0", *script], cwd=repository, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
-    assert first["world_size"] == second["world_size"] == 2
-    facts = [graph.to_facts() for graph in expected]
-    assert first["graphs"] == second["graphs"] == [facts[0], *facts, facts[2]]
-    assert first["later"] == second["later"] == [*facts, facts[2]]
-    # Every sentence was generated once, by one of the two: the first alone, then two and one.
-    assert sorted((len(first["generated"]), len(second["generated"]))) == [1, 3]
-    assert not [batch for batch in first["generated"] if batch in second["generated"]]
 
 
 def test_reading_is_factuals_for_whole_and_cut_texts(shared: Path) -> None:
