@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -146,6 +149,27 @@ def test_t5_reads_each_sentence_once_in_this_run_and_the_next(tiny_t5: Path, tmp
     assert other.version != later.version
     assert other._stored is not None and other._stored.read(SENTENCES) == {}
     assert parser.parse([]) == []
+
+
+def test_processes_of_accelerate_share_the_sentences(tiny_t5: Path, tmp_path: Path, repository: Path) -> None:
+    expected = FactualParser(str(tiny_t5), device="cpu", beam_size=1, across_processes=True).parse(SENTENCES)
+    assert expected == FactualParser(str(tiny_t5), device="cpu", beam_size=1).parse(SENTENCES)
+
+    config = repository / "recipes/accelerate/two_cpu_processes.yaml"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    script = [str(repository / "tests/parse_in_two_processes.py"), str(tiny_t5), str(tmp_path)]
+    done = subprocess.run(
+        [*launch, "--main_process_port=0", *script], cwd=repository, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first["world_size"] == second["world_size"] == 2
+    facts = [graph.to_facts() for graph in expected]
+    assert first["graphs"] == second["graphs"] == [facts[0], *facts, facts[2]]
+    assert first["later"] == second["later"] == [*facts, facts[2]]
+    # Every sentence was generated once, by one of the two: the first alone, then two and one.
+    assert sorted((len(first["generated"]), len(second["generated"]))) == [1, 3]
+    assert not [batch for batch in first["generated"] if batch in second["generated"]]
 
 
 def test_reading_is_factuals_for_whole_and_cut_texts(shared: Path) -> None:
