@@ -12,9 +12,15 @@ relation_questions.json; a dataset may carry them as the columns extra_objects, 
 Writes into `output_dir`: `predictions.jsonl`, `results.json` (means, standard errors, 95 % intervals), `scores.md`,
 `per_sample.parquet`, `scores.png` and `changes.png`, and prints the tables. Captioning that was stopped goes on with
 the images that have no prediction yet. `recipes/compare.py` sets several runs side by side.
+
+FACTUAL's parser takes most of the time; started by `accelerate`, several GPUs share the sentences:
+
+    accelerate launch --num_processes 8 recipes/evaluate.py --predictions generated_predictions.jsonl \
+        --parser factual --parser_options '{"across_processes": true, "cache_file": "graphs.sqlite"}'
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -125,20 +131,30 @@ class MetricArguments(ScoringArguments):
 def main(args: EvaluationArguments, dataset_args: DatasetArguments, metric_args: MetricArguments) -> None:
     if (args.model is None) == (args.predictions is None):
         raise SettingError("name either a model to caption with or predictions to score.")
+    # Processes of `accelerate launch` score alike, so that the parser can give each its share; the first one writes.
+    is_main, several = int(os.environ.get("RANK", "0")) == 0, int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if args.model is not None and several:
+        raise SettingError("captioning takes one process: start it by python; accelerate can score its predictions.")
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    predictions = captioned(args, dataset_args, output) if args.model else read(args, dataset_args, output)
-    if args.annotations is not None:
-        predictions = Annotations.load(args.annotations).added_to(predictions)
+    rows = captioned(args, dataset_args, output) if args.model else read(args, dataset_args)
+    predictions = rows if args.annotations is None else Annotations.load(args.annotations).added_to(rows)
     if "label" not in predictions[0]:
         raise SettingError("the predictions have no references (column 'label'); name annotations that have them.")
     is_scenes = args.model is not None and dataset_args.dataset == "scenes"
+    if not is_main and metric_args.judge != "graph":
+        metric_args.metrics = [name for name in metric_args.metrics if name != "relation_qa"]  # answers may cost money
     try:
         scores = scores_of_turns(
             predictions, **metric_args.for_scoring(), grammar_errors=grammar_errors if is_scenes else None
         )
     except (ValueError, OSError, JudgeError) as error:
         raise SettingError(f"the predictions cannot be scored: {error}") from error
+    if not is_main:
+        return
+    if args.predictions is not None:
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (output / "predictions.jsonl").write_text(lines, encoding="utf-8")
     write(output, predictions, scores, {**asdict(args), **asdict(dataset_args), **asdict(metric_args)})
     print(f"Predictions, scores and plots are in {output}.")
 
@@ -170,10 +186,10 @@ def captioned(args: EvaluationArguments, dataset_args: DatasetArguments, output:
     return [{**row, **known} for row, known in zip(rows, annotated)]
 
 
-def read(args: EvaluationArguments, dataset_args: DatasetArguments, output: Path) -> list[dict]:
-    """Predictions that exist already, written beside the scores as well."""
+def read(args: EvaluationArguments, dataset_args: DatasetArguments) -> list[dict]:
+    """Predictions that exist already."""
     columns = dataset_args.columns
-    rows = load_predictions(
+    return load_predictions(
         args.predictions,
         split=dataset_args.dataset_split,
         config=dataset_args.dataset_config,
@@ -181,9 +197,6 @@ def read(args: EvaluationArguments, dataset_args: DatasetArguments, output: Path
         num_samples=dataset_args.num_samples,
         columns=json.loads(columns) if isinstance(columns, str) else columns,
     )
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (output / "predictions.jsonl").write_text(lines, encoding="utf-8")
-    return rows
 
 
 def write(output: Path, predictions: list[dict], scores: dict, settings: dict) -> None:

@@ -51,7 +51,7 @@ def test_known_similarities(encoder: PhraseEncoder) -> None:
     assert dog @ puppy > 0.7 > dog @ bench
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=max(20, settings.default.max_examples), deadline=None)
 @given(st.lists(st.sampled_from(PHRASES), max_size=20))
 def test_order_and_repeats_do_not_matter(encoder: PhraseEncoder, phrases: list[str]) -> None:
     fresh, other = PhraseEncoder(encoder.model), PhraseEncoder(encoder.model)

@@ -350,6 +350,52 @@ def test_dry_run_says_what_would_be_published(capsys, monkeypatch):
     assert "'a b/capture' is no name" in push(capsys, monkeypatch, "--namespace", "a b", "--modules", "capture")
 
 
+class Spaces(BaseHTTPRequestHandler):
+    """The folders of the modules as a Hub serves the files of Spaces."""
+
+    def do_GET(self) -> None:
+        *_, name, resolve, _, file = self.path.partition("?")[0].split("/")
+        found = ROOT / "metrics" / name / file
+        content = found.read_bytes() if resolve == "resolve" and found.is_file() else b""
+        self.send_response(200 if content else 404)
+        self.send_header("ETag", f'"{name}"')
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+FROM_SPACES = """
+import runpy, sys
+for name in ("capture", "refined_capture", "correction_reward", "relation_qa"):
+    runpy.run_path(f"{sys.argv[1]}/{name}/tests.py")["run"](f"me/{name}")
+    print(name)
+"""
+
+
+def test_modules_load_from_spaces(tmp_path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Spaces) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        hub = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HOME": str(tmp_path),
+            "HF_HUB_OFFLINE": "0",
+            "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", FROM_SPACES, str(ROOT / "metrics")],
+            cwd=tmp_path, env=os.environ | hub, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        server.shutdown()
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == MODULES
+
+
 class Hub(BaseHTTPRequestHandler):
     """As much of the Hub's protocol as publishing needs; `status` refuses, `seen` keeps what came."""
 

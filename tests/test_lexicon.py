@@ -110,7 +110,7 @@ def test_words_and_tags_are_nltks(shared, nltk_lexicon: Lexicon) -> None:
         assert nltk_lexicon.nouns(caption) == {lemma(word, "n") for word, tag in tagged if tag.startswith("NN")}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=max(300, settings.default.max_examples), deadline=None)
 @given(text=st.text(max_size=80))
 def test_any_text_is_answered(text: str) -> None:
     for name in ("bundled",) if missing_nltk_data() else ("bundled", "nltk"):

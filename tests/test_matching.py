@@ -58,7 +58,7 @@ def test_repeats_pair_off_one_to_one(lexicon: Lexicon, encoder: PhraseEncoder) -
     assert (found.candidate_sum, found.reference_sum) == (2, 2)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=max(200, settings.default.max_examples), deadline=None)
 @given(
     ours=st.lists(st.sampled_from(WORDS), max_size=8),
     theirs=st.lists(st.sampled_from(WORDS), max_size=8),
@@ -76,14 +76,14 @@ def test_order_does_not_matter_and_sums_are_bounded(
     assert 0 <= found.f1 <= 1 + 1e-5
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=max(100, settings.default.max_examples), deadline=None)
 @given(phrases=st.lists(st.one_of(st.sampled_from(WORDS), st.text(max_size=8)), max_size=8))
 def test_a_side_matches_itself_fully(lexicon: Lexicon, encoder: PhraseEncoder, phrases: list[str]) -> None:
     found = match(phrases, phrases[::-1], lexicon, encoder)
     assert found.exact == found.candidate_sum == found.reference_sum == len(phrases)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=max(60, settings.default.max_examples), deadline=None)
 @given(ours=st.lists(triples, max_size=5), theirs=st.lists(triples, max_size=5))
 def test_triples_match_term_by_term(lexicon: Lexicon, encoder: PhraseEncoder, ours: list, theirs: list) -> None:
     pairing = pair_off(ours, theirs, lexicon)
@@ -141,7 +141,7 @@ def test_mentions(shared, head: str, occurs: bool) -> None:
     assert (head in Mentions(text, load_lexicon("nltk"))) == occurs
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=max(100, settings.default.max_examples), deadline=None)
 @given(text=st.text(max_size=60), head=st.text(max_size=12))
 def test_mentions_of_anything(lexicon: Lexicon, text: str, head: str) -> None:
     assert (head in Mentions(text, lexicon)) in (True, False)

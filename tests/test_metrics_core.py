@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from sc_captioner.metrics import (
     paired_bootstrap,
     refined_capture,
 )
+from sc_captioner.metrics.capture import KINDS, caption_parts
 from sc_captioner.metrics.facts import set_f1
 from sc_captioner.scene_graph import (
     Lexicon,
@@ -129,6 +133,32 @@ def test_order_of_samples_and_facts_does_not_matter(golden, golden_graphs, encod
     assert other.per_sample == [plain.per_sample[i] for i in order]
 
 
+def scores_of_goldens(golden: dict) -> list:
+    """Per-sample CAPTURE and refined CAPTURE of every sixth case, as JSON has them."""
+    cases, parser, lexicon = golden["cases"][::6], StoredParser(golden["graphs"]), load_lexicon("nltk")
+    texts = {name: [case[name] for case in cases] for name in ("first", "second", "reference")}
+    graphs = {name: parse_captions(parser, lexicon, captions) for name, captions in texts.items()}
+    references = [[graph] for graph in graphs["reference"]], texts["second"], [[text] for text in texts["reference"]]
+    plain = capture(graphs["second"], *references, lexicon, load_encoder())
+    refined = refined_golden({"cases": cases}, graphs, load_encoder(), "second")
+    return json.loads(json.dumps([plain.per_sample, refined.per_sample]))
+
+
+def test_hash_seed_does_not_matter(golden, shared) -> None:
+    code = (
+        "import json, sys\n"
+        "sys.path.insert(0, 'tests')\n"
+        "from test_metrics_core import scores_of_goldens\n"
+        "print(json.dumps(scores_of_goldens(json.load(open(sys.argv[1], encoding='utf-8')))))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(shared / "golden/released_scores.json")], cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONHASHSEED": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert json.loads(run.stdout) == scores_of_goldens(golden)
+
+
 def test_how_samples_without_attributes_enter(golden, golden_graphs, encoder) -> None:
     skip, zero, objects = (
         refined_golden(golden, golden_graphs, encoder, "first", without_attributes=option)
@@ -199,8 +229,37 @@ def test_orderings_on_real_captions(corpus: dict, bundled: Lexicon, encoder: Phr
     # Foreign sentences put in: precision falls, recall stays.
     assert more.corpus["object_precision"] < full["object_precision"] - 0.01
     assert more.corpus["object_recall"] == pytest.approx(full["object_recall"], abs=0.005)
+    # Image by image as well.
+    for name, run, sign in (
+        ("object_recall", less, -1), ("object_precision", less, 0), ("object_precision", more, -1),
+        ("object_recall", more, 0),
+    ):  # fmt: skip
+        changes = [after[name] - before[name] for before, after in zip(itself.per_sample, run.per_sample)]
+        assert all(change < 1e-6 for change in changes)
+        assert sign or all(change > -1e-5 for change in changes)
     drops = paired_bootstrap(*([s["object_recall"] for s in r.per_sample] for r in (itself, less)))
     assert drops.high < 0
+
+
+@pytest.mark.timeout(600)
+def test_capture_orders_real_captions(corpus: dict, bundled: Lexicon, encoder: PhraseEncoder) -> None:
+    references = corpus["texts"]
+    graphs = parse_captions(corpus["parser"], bundled, references)
+    against = [[graph] for graph in graphs], references, [[text] for text in references]
+    itself = capture(graphs, *against, bundled, encoder)
+    for scores in itself.per_sample:
+        # The released formula gives 0 where neither side has any attribute or relation.
+        assert all(scores[f"{kind}_recall"] > 1 - 1e-5 or scores[f"{kind}_recall"] == 0 for kind in KINDS), scores
+        assert scores["object_recall"] > 0
+    parts = [caption_parts(graph, text, bundled) for graph, text in zip(graphs, references)]
+    for kind, lists in (
+        ("attribute", [p.pooled_attributes for p in parts]),
+        ("relation", [p.relations for p in parts]),
+    ):
+        assert [s[f"{kind}_recall"] > 0 for s in itself.per_sample] == [bool(found) for found in lists]
+    foreign = references[1:] + references[:1]
+    other = capture(graphs[1:] + graphs[:1], against[0], foreign, against[2], bundled, encoder)
+    assert other.corpus["capture"] < itself.corpus["capture"] - 0.4
 
 
 # --- Single samples -----------------------------------------------------------------------------------------------
@@ -313,7 +372,7 @@ terms = st.one_of(
 facts = st.lists(st.lists(terms, min_size=1, max_size=3).map(lambda t: f"( {' , '.join(t)} )"), max_size=5)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=max(250, settings.default.max_examples), deadline=None)
 @given(
     ours=facts, theirs=facts, extra=st.lists(terms, max_size=3), option=st.sampled_from(["skip", "zero", "objects"])
 )

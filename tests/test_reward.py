@@ -350,7 +350,7 @@ captions = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=max(200, settings.default.max_examples), deadline=None)
 @given(first=captions, second=captions, reference=captions)
 def test_any_captions_get_a_bounded_score(encoder: PhraseEncoder, first: str, second: str, reference: str) -> None:
     for preset in ("paper", "released"):
