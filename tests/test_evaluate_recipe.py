@@ -263,6 +263,7 @@ def test_a_single_turn_is_enough(tmp_path, monkeypatch, capsys):
         (["--model", "x", "--predictions", "y"], "name either a model"),
         (["--predictions", "nowhere.jsonl"], "does not exist"),
         (["--predictions", "{released}", "--metrics", "bleu"], "Unknown metrics ['bleu']: choose among facts"),
+        (["--predictions", "{released}", "--parser_options", '{{"beams": 1}}'], "unexpected keyword argument 'beams'"),
         (["--predictions", "{released}", "--annotations", "nowhere"], "hold no captions.json"),
         (["--predictions", "{bare}"], "no references (column 'label'); name annotations"),
     ],

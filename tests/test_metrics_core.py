@@ -431,6 +431,9 @@ def test_paired_differences() -> None:
     none = paired_bootstrap(first.tolist(), (first + noise - noise.mean()).tolist())
     assert none.low < 0 < none.high and none.p_value > 0.05
     assert paired_bootstrap([1.0, None], [0.5, 0.5]).n == 1
+    # What the released formulas' epsilon leaves of two perfect scores is no difference.
+    perfect = paired_bootstrap([1 - 1e-6 / n for n in range(1, 50)], [1 - 1e-6 / (2 * n) for n in range(1, 50)])
+    assert (perfect.mean, perfect.p_value) == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 
+SAME = 1e-5  # largest difference of two scores that is none
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A mean and what resampling says of it.
@@ -70,10 +73,14 @@ def paired_bootstrap(
 ) -> Interval:
     """Bootstrap of `second - first`, sample by sample; samples that lack either are left out.
 
+    Differences below 1e-5 count as 0: the denominators of the released formulas carry an epsilon of 1e-6, so that a
+    perfect score depends on the length of the caption a little, in one direction.
+
     Raises:
         ValueError: If the lists differ in length or have no sample in common.
     """
     if len(first) != len(second):
         raise ValueError(f"Paired scores differ in length: {len(first)} and {len(second)}.")
-    differences = [b - a for a, b in zip(first, second) if a is not None and b is not None]
+    pairs = [(a, b) for a, b in zip(first, second) if a is not None and b is not None]
+    differences = [b - a if abs(b - a) >= SAME else 0.0 for a, b in pairs]
     return bootstrap(differences, confidence, resamples, seed)
