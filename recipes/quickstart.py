@@ -12,13 +12,14 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import pyarrow.parquet
+import yaml
 
 from sc_captioner import CorrectionReward
-from sc_captioner.arguments import run_recipe
+from sc_captioner.arguments import RewardArguments, run_recipe
 from sc_captioner.data import build_scenes, caption_graph
 from sc_captioner.evaluation import score_table
 from sc_captioner.report import Example, PairedDifference, report_html
@@ -123,7 +124,7 @@ def differences(output: Path) -> list[PairedDifference]:
 def write_report(args: QuickstartArguments, results: dict) -> None:
     output = Path(args.output_dir)
     state = json.loads((output / "model" / "trainer_state.json").read_text())
-    reward = CorrectionReward()
+    reward = reward_of(Path(args.sc_config))
     facts = {
         "Captioner before": args.sft_model,
         "Reward": f"preset {reward.preset}, parser {reward.parser.name}, encoder {reward.encoder.name}",
@@ -135,6 +136,13 @@ def write_report(args: QuickstartArguments, results: dict) -> None:
         results, state["log_history"], examples(args, reward), differences=differences(output), facts=facts
     )
     (output / "report.html").write_text(page)
+
+
+def reward_of(sc_config: Path) -> CorrectionReward:
+    """The reward that the training run was told to use."""
+    settings = yaml.safe_load(sc_config.read_text())
+    names = {setting.name for setting in fields(RewardArguments)}
+    return RewardArguments(**{name: value for name, value in settings.items() if name in names}).reward()
 
 
 def examples(args: QuickstartArguments, reward: CorrectionReward) -> list[Example]:
