@@ -209,6 +209,7 @@ def test_an_adapter_says_the_same_in_a_new_process(tmp_path):
     assert trained.returncode == 0, trained.stderr[-2000:]
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
     assert not (tmp_path / "adapter" / "model.safetensors").exists()
+    assert not list((tmp_path / "adapter").glob("*.bin"))  # no pickle among what would be pushed
 
     captions = []
     for name, folder in (("one", tmp_path / "adapter"), ("two", tmp_path / "adapter"), ("base", SFT)):

@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import gather
 from datasets import Dataset, IterableDataset
 from transformers import AutoConfig, AutoProcessor, PreTrainedModel, ProcessorMixin, TrainerCallback
+from transformers.trainer import TRAINING_ARGS_NAME
 from trl import GRPOTrainer
 
 from ..data.columns import DatasetError, conversational
@@ -213,6 +214,11 @@ class SCTrainer(GRPOTrainer):
         output["advantages"] = advantages[start : start + len(inputs)]
         output["num_items_in_batch"] = gather(self._policy_mask(output).sum()).sum()
         return output
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        # A pickle that nothing reads back, and that a push would publish.
+        (Path(output_dir or self.args.output_dir or ".") / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _policy_mask(self, inputs: dict[str, Any]) -> torch.Tensor:
         if self.args.policy_turns == "both":
