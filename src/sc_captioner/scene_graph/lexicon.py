@@ -141,6 +141,7 @@ class NltkLexicon(Lexicon):
         self._cut = lru_cache(_TEXTS)(self._words_of)
         self._tagger = FastTagger(PerceptronTagger())
         self._lemmatise = lru_cache(_WORDS)(WordNetLemmatizer().lemmatize)
+        self._words_at = lru_cache(_WORDS)(self._words_of_synset)
 
     def _sentences(self, text: str) -> tuple[str, ...]:
         return tuple(sentence for part in self._split(text) if (sentence := part.strip()))
@@ -177,7 +178,23 @@ class NltkLexicon(Lexicon):
         )
 
     def _synonyms(self, word: str) -> frozenset[str]:
-        return frozenset(name for synset in self._wordnet.synsets(word) for name in synset.lemma_names())
+        # The words of `synsets(word)`, read off the data files: NLTK's synsets parse every gloss and pointer as well.
+        wordnet, word = self._wordnet, word.lower()
+        return frozenset(
+            name
+            for pos in "nvar"
+            for form in wordnet._morphy(word, pos)
+            for offset in wordnet._lemma_pos_offset_map[form].get(pos, ())
+            for name in self._words_at(pos, offset)
+        )
+
+    def _words_of_synset(self, pos: str, offset: int) -> tuple[str, ...]:
+        """Words of one synset: in its line of WordNet's data file, after their number in hexadecimal."""
+        file = self._wordnet._data_file(pos)
+        file.seek(offset)
+        fields = file.readline().split(" ", 4)
+        words = fields[4].split(" ", 2 * int(fields[3], 16))[: 2 * int(fields[3], 16) : 2]
+        return tuple(word.partition("(")[0] for word in words)  # adjectives may end with a marker such as "(p)"
 
 
 _ABBREVIATIONS = frozenset(
