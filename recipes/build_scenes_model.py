@@ -29,8 +29,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
     set_seed,
 )
-from trl import TrlParser
 
+from sc_captioner.arguments import run_recipe
 from sc_captioner.data import CAPTION_PROMPT, CORRECTION_INSTRUCTION, build_scenes, caption_sentences
 from sc_captioner.data.scene_captions import COLORS, SHAPES, SIZES
 from sc_captioner.data.scenes import CELL, GRID, Scene
@@ -258,5 +258,4 @@ def cell_targets(scene: Scene) -> list[list[int]]:
 
 
 if __name__ == "__main__":
-    (arguments,) = TrlParser((BuildArguments,)).parse_args_and_config()
-    main(arguments)
+    run_recipe(main, (BuildArguments,), __doc__)

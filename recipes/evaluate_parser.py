@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trl import TrlParser
-
+from sc_captioner.arguments import run_recipe
 from sc_captioner.scene_graph.compact_words import tokens_of
 from sc_captioner.scene_graph.encoder import load_encoder
 from sc_captioner.scene_graph.fact_scores import FactScore, error_kinds, fact_scores, written_facts
@@ -150,5 +149,4 @@ def print_tables(
 
 
 if __name__ == "__main__":
-    (parsed,) = TrlParser(EvaluationArguments).parse_args_and_config()
-    main(parsed)
+    run_recipe(main, (EvaluationArguments,), __doc__)

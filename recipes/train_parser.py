@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
-from trl import TrlParser
 
+from sc_captioner.arguments import run_recipe
 from sc_captioner.data.scene_captions import caption_sentences
 from sc_captioner.scene_graph.compact import CompactParser
 from sc_captioner.scene_graph.compact_alignment import Aligner, Example
@@ -208,5 +208,4 @@ def drawn(
 
 
 if __name__ == "__main__":
-    (parsed,) = TrlParser(ParserArguments).parse_args_and_config()
-    main(parsed)
+    run_recipe(main, (ParserArguments,), __doc__)

@@ -24,7 +24,7 @@ from sc_captioner.scene_graph.graph import SceneGraph
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "src" / "sc_captioner" / "assets" / "scenes_sft"
-sys.path.insert(0, str(ROOT / "recipes"))
+sys.path.append(str(ROOT / "recipes"))  # last: recipes/evaluate.py must not stand before the library evaluate
 
 import build_scenes_model  # noqa: E402
 import sft  # noqa: E402

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,7 @@ class TurnScores:
         for name in self.names:
             values = [value for value in self.values(name) if value is not None]
             means[name] = math.fsum(values) / len(values)
-            errors[name] = _standard_error(values, means[name])
+            errors[name] = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
             if intervals:
                 found = bootstrap(values)
                 bounds[name] = [found.low, found.high]
@@ -77,12 +78,6 @@ class TurnScores:
         told: dict[str, Any] = {"intervals": bounds} if bounds else {}
         told |= {"made_with": self.made_with} if self.made_with else {}
         return {**means, **self.counts, "n": n, "standard_errors": errors, **told}
-
-
-def _standard_error(values: Sequence[float], mean: float) -> float:
-    if len(values) < 2:
-        return 0.0
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
 
 
 def scores_of_turns(

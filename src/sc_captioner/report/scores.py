@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -50,9 +51,8 @@ class PairedDifference:
                 f"{name}: {len(scores)} and {len(baseline)} scores cannot be paired; pass two or more pairs."
             )
         differences = [a - b for a, b in zip(scores, baseline)]
-        mean = sum(differences) / len(differences)
-        variance = sum((d - mean) ** 2 for d in differences) / (len(differences) - 1)
-        return cls(name, mean, math.sqrt(variance / len(differences)), len(differences))
+        n = len(differences)
+        return cls(name, statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(n), n)
 
     @property
     def is_clear(self) -> bool:

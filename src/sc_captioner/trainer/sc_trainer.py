@@ -203,9 +203,7 @@ class SCTrainer(GRPOTrainer):
         group = self.corrections_per_caption
         if group == 1:
             group = self.num_generations if self.model.training else self.num_generations_eval
-        advantages = correction_advantages(
-            self._sample_rewards, group, self.args.advantage, self.scale_rewards if group > 1 else "none"
-        )
+        advantages = correction_advantages(self._sample_rewards, group, self.args.advantage, self.scale_rewards)
         logged = self._logs["advantages"]
         for _ in range(min(len(advantages), len(logged))):
             logged.pop()
