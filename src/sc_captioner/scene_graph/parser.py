@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -43,6 +44,23 @@ class StoredParser:
     def __repr__(self) -> str:
         return f"StoredParser({len(self._graphs)} sentences)"
 
+    def __contains__(self, sentence: str) -> bool:
+        return sentence in self._graphs
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> StoredParser:
+        """Read graphs by sentence from a JSON object, or from its member `graphs`.
+
+        Raises:
+            ValueError: If the file holds no graphs; the message names it.
+        """
+        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+        graphs = stored.get("graphs", stored) if isinstance(stored, dict) else None
+        try:
+            return cls(graphs, name=Path(path).stem)  # type: ignore[arg-type]
+        except (AttributeError, TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} does not hold scene graphs by sentence: {error}") from error
+
     def parse(self, sentences: list[str]) -> list[SceneGraph]:
         """Stored graphs of `sentences`.
 
@@ -61,7 +79,7 @@ def load_parser(parser: SceneGraphParser | str | Path = "compact", **options: An
     Args:
         parser (`str`, `Path` or [`SceneGraphParser`]): `"compact"` (shipped with the package, no download),
             `"factual"` (FACTUAL's Flan-T5 from the Hub), a folder that holds either kind, the Hub id of a T5 trained
-            on FACTUAL, or a parser, which is handed back.
+            on FACTUAL, a JSON file of stored graphs by sentence, or a parser, which is handed back.
         options: Passed to [`CompactParser`] or [`FactualParser`], for instance `device`, `batch_size`, `beam_size`.
 
     Raises:
@@ -71,6 +89,8 @@ def load_parser(parser: SceneGraphParser | str | Path = "compact", **options: An
         if options:
             raise ValueError(f"Options {sorted(options)} have no effect on a parser that is already built.")
         return parser
+    if Path(parser).suffix == ".json" and Path(parser).is_file():
+        return StoredParser.from_json(parser, **options)
     if str(parser) == "compact" or _is_compact(Path(parser)):
         from .compact import CompactParser
 
