@@ -20,6 +20,7 @@ from ..generation import correction_bridge, vision_token_ids
 from .objective import correction_advantages, token_kl, turn_masks
 from .rollout import two_turn_rollout
 from .sc_config import SCConfig
+from .vision_tower import freeze_vision_tower
 
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class SCTrainer(GRPOTrainer):
                 rollout_func=two_turn_rollout,  # type: ignore[arg-type]
             )
         if args.freeze_vision_tower:
-            self.accelerator.unwrap_model(self.model).get_encoder(modality="image").requires_grad_(False)
+            freeze_vision_tower(self.accelerator.unwrap_model(self.model))
         self.bridge = correction_bridge(
             self.processing_class, args.instruction, self.eos_token_ids, **self.chat_template_kwargs
         )
