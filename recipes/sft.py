@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
-import torch
 from transformers import ProcessorMixin
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
@@ -27,7 +26,7 @@ from sc_captioner.data.columns import with_column
 from sc_captioner.data.model_checks import check_captioner, load_config
 from sc_captioner.data.scene_errors import build_conversations
 from sc_captioner.prompts import CORRECTION_INSTRUCTION
-from sc_captioner.trainer.vision_tower import freeze_vision_tower
+from sc_captioner.trainer.trainable_weights import freeze_vision_tower
 
 
 @dataclass

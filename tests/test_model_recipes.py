@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import runpy
-import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from datasets import Dataset
 from PIL import Image
 from safetensors.torch import load_file
@@ -83,8 +81,8 @@ def stages(recipe, workplace):
     reward = {"parser": "compact", "parser_options": "{}", "encoder": MINILM}
     done = {name: workplace / name for name in ("sft", "merged", "sc", "sc_qlora", "predictions", "scores")}
     run(
-        "sft", yamls / "sft.yaml", model_name_or_path=workplace / "base", output_dir=done["sft"], max_steps=2, use_cpu=True,
-        **small, **pixels,
+        "sft", yamls / "sft.yaml", model_name_or_path=workplace / "base", output_dir=done["sft"], max_steps=2,
+        use_cpu=True, **small, **pixels,
     )  # fmt: skip
     run("merge", None, adapter=done["sft"], output_dir=done["merged"], dtype="float32")
     for name in ("sc", "sc_qlora"):
