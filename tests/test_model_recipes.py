@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import TINY
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from trl import SFTConfig, SFTTrainer
 
 
 ROOT = Path(__file__).parents[1]
@@ -133,3 +134,29 @@ def test_the_merged_model_is_base_plus_adapter(stages, workplace):
     trained, kept = (AutoProcessor.from_pretrained(stages[name]) for name in ("sft", "merged"))
     assert kept.chat_template == trained.chat_template
     assert kept.image_processor.to_dict() == trained.image_processor.to_dict()
+
+
+def test_fine_tuning_teaches_the_caption_and_its_end(stages):
+    """Of a conversation, trained on is what the assistant says, end-of-turn token included, and nothing else."""
+    rows = Dataset.from_dict(
+        {
+            "image": [Image.new("RGB", (84, 56))],
+            "messages": [[{"role": "user", "content": "Describe."}, {"role": "assistant", "content": REFERENCES[0]}]],
+        }
+    )
+    args = SFTConfig(str(stages["sft"] / "labels"), assistant_only_loss=True, use_cpu=True, bf16=False)
+    processor = AutoProcessor.from_pretrained(stages["sft"])
+    trainer = SFTTrainer(str(stages["merged"]), args, train_dataset=rows, processing_class=processor)
+    labels = next(iter(trainer.get_train_dataloader()))["labels"][0]
+    taught = processor.tokenizer.decode(labels[labels != -100])
+    assert taught.strip() == REFERENCES[0] + processor.tokenizer.eos_token
+
+
+def test_an_adapter_of_qlora_captions_quantised(recipe, stages, workplace):
+    """In 8 bits: bitsandbytes' 4 bits on a CPU take layers of multiples of 64 only."""
+    captions = stages["predictions"] / "quantised"
+    run(
+        "predict", ROOT / "recipes" / recipe / "predict.yaml", model_name_or_path=stages["sc_qlora"],
+        load_in_8bit=True, dataset=workplace / "data", max_new_tokens=8, output_dir=captions,
+    )  # fmt: skip
+    assert len((captions / "predictions.jsonl").read_text().splitlines()) == 4
