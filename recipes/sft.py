@@ -66,11 +66,12 @@ def main(
 ) -> None:
     checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
     training_args.model_init_kwargs = model_init_kwargs(training_args, model_args)
+    processor = checked_processor(processor_args, training_args, model_args)
     trainer = SFTTrainer(
         model=model_args.model_name_or_path,
         args=training_args,
         train_dataset=conversations(data_args),
-        processing_class=checked_processor(processor_args, training_args, model_args),
+        processing_class=processor,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
