@@ -195,6 +195,7 @@ def test_the_whole_way_in_small(tmp_path, scenes):
     sft.main(
         sft.ConversationArguments(dataset=rows, instruction="Again.", prompt="Look."),
         sft.TuningArguments(freeze_vision_tower=True),
+        sft.ProcessorArguments(),
         _settings(tuned),
         ModelConfig(model_name_or_path=base),
     )
