@@ -12,10 +12,13 @@ import datasets
 import torch
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
+from sc_captioner.adapters import adapter_to_train
 from sc_captioner.arguments import DatasetArguments, SettingError, checkpoint_to_resume, model_init_kwargs, run_recipe
 from sc_captioner.data.columns import with_column
 from sc_captioner.data.scene_errors import build_conversations
+from sc_captioner.model_card import changed_settings
 from sc_captioner.prompts import CORRECTION_INSTRUCTION
+from sc_captioner.trainer.hub_trainer import HubTrainer
 
 
 @dataclass
@@ -35,6 +38,10 @@ class ConversationArguments(DatasetArguments):
     corrected: float = field(default=0.2, metadata={"help": "Scenes with errors: share of right second captions."})
 
 
+class CaptionTrainer(HubTrainer, SFTTrainer):
+    """TRL's trainer, whose pushes to the Hub end no run and whose card tells of captioners."""
+
+
 @dataclass
 class TuningArguments:
     """Which weights are trained.
@@ -51,19 +58,20 @@ def main(
 ) -> None:
     checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
     training_args.model_init_kwargs = model_init_kwargs(training_args, model_args)
-    trainer = SFTTrainer(
-        model=model_args.model_name_or_path,
+    quantization, peft = get_quantization_config(model_args), get_peft_config(model_args)
+    adapter = adapter_to_train(model_args.model_name_or_path, training_args, peft, quantization)
+    trainer = CaptionTrainer(
+        model=adapter or model_args.model_name_or_path,
         args=training_args,
         train_dataset=conversations(data_args),
-        quantization_config=get_quantization_config(model_args),
-        peft_config=get_peft_config(model_args),
+        quantization_config=None if adapter else quantization,
+        peft_config=peft,
     )
     if tuning_args.freeze_vision_tower:
         freeze_vision_tower(trainer.model)
+    trainer.run_settings = {"dataset": data_args.dataset, **changed_settings(data_args, tuning_args, model_args)}
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    if training_args.push_to_hub:
-        trainer.push_to_hub(dataset_name=data_args.dataset)
+    trainer.save_model()  # and pushes it, if push_to_hub is set
     trainer.end()
 
 

