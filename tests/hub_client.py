@@ -64,7 +64,7 @@ def checked_references(repo_id: str) -> list[str]:
     return [row["reference"] for row in load_caption_dataset(repo_id, streaming=True)]
 
 
-def score(module: str, **inputs: Any) -> dict[str, Any]:
+def score(module: str, inputs: dict[str, Any]) -> dict[str, Any]:
     import evaluate
 
     return evaluate.load(module).compute(**inputs)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from huggingface_hub import ModelCard
 from hub_server import HubServer
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load, load_file
 from tiny_models import tiny_qwen2_vl
@@ -121,13 +121,9 @@ def test_metric_space_is_pushed_and_loaded(hub, client):
     space = hub.repos["space", "me/capture"]
     assert space.sdk == "gradio" and not space.private
     inputs = {"predictions": ["A red circle is above a square."], "references": [REFERENCE]}
-    found = client(lambda_free_score, inputs)
+    found = client(hub_client.score, "me/capture", inputs)
     assert found == evaluate.load(str(ROOT / "metrics" / "capture")).compute(**inputs)
     assert client(hub_client.recipe, "push_metrics", "--namespace", "you", "--modules", "capture") == 2  # 403
-
-
-def lambda_free_score(inputs):
-    return hub_client.score("me/capture", **inputs)
 
 
 def test_every_checkpoint_is_pushed_and_no_pickle(hub, adapter):
@@ -203,7 +199,7 @@ def test_the_next_save_pushes_what_failed(hub, client, base, dataset, log, tmp_p
     told = log.read_bytes()[size:].decode(errors="replace")
     assert "No repository yet: the Hub did not take me/late (status 500: no room for hf_***)" in told
     assert "Not pushed: the Hub did not take me/late (status 500" in told
-    assert f"Not pushed: {hub.url} cannot be reached (RemoteProtocolError)" in told
+    assert f"Not pushed: {hub.url} cannot be reached (" in told
     files = hub.files("model", "me/late")
     for file in ("adapter_model.safetensors", "README.md", "training_settings.json"):
         assert files[file] == (tmp_path / "run" / file).read_bytes()
@@ -221,10 +217,7 @@ def test_a_hub_that_never_answers_ends_no_run(hub, client, base, dataset, log, t
     repeat = f"python recipes/push_model.py --model {tmp_path / 'run'} --hub_model_id me/kept"
     assert "your token may not write to me/kept" in told and repeat in told
     assert "README.md" not in hub.files("model", "me/kept")
-    assert (
-        client(hub_client.recipe, *repeat.split()[1].removeprefix("recipes/").split(".py")[:1], *repeat.split()[2:])
-        == 0
-    )
+    assert client(hub_client.recipe, "push_model", *repeat.split()[2:]) == 0
     kept = (tmp_path / "run" / "adapter_model.safetensors").read_bytes()
     assert hub.files("model", "me/kept")["adapter_model.safetensors"] == kept
 

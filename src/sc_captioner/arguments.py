@@ -178,7 +178,7 @@ def run_recipe(
     from trl import TrlParser
 
     from .data import DatasetError, ModelError
-    from .hub import HubError
+    from .hub import HubError, hide_tokens_in_logs
 
     parser: Any = TrlParser(arguments, description=description, formatter_class=_HelpFormatter)
     parser.set_defaults(**defaults)
@@ -192,6 +192,7 @@ def run_recipe(
     # Notes between libraries about each other, which no setting of ours can answer.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|torch)\b")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    hide_tokens_in_logs()
     try:
         main(*values)
     except (DatasetError, HubError, ModelError, SettingError) as error:

@@ -1,9 +1,11 @@
-"""What keeps something from being pushed to the Hub, in one sentence that names the remedy and never a token."""
+"""What keeps something from being pushed to the Hub, in one sentence with the remedy; and no token in any text."""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
@@ -56,6 +58,26 @@ def without_tokens(text: str, *tokens: str | None) -> str:
         if token:
             text = text.replace(token, "hf_***")
     return _TOKEN.sub("hf_***", text)
+
+
+def hide_tokens_in_logs() -> None:
+    """Blot tokens out of all that this process logs, by any library at any level; for programs, not for libraries.
+
+    The HTTP library's wire log has the headers of answers, and a server may repeat a token there.
+    """
+    make, token = logging.getLogRecordFactory(), get_token()
+    if getattr(make, "hides_tokens", False):
+        return
+
+    def blotted(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        message = record.getMessage()
+        if (token and token in message) or _TOKEN.search(message):
+            record.msg, record.args = without_tokens(message), ()
+        return record
+
+    blotted.hides_tokens = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(blotted)
 
 
 def _reason(error: BaseException, repo_id: str) -> str:
