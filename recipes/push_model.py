@@ -84,7 +84,7 @@ def run_settings(args: PushArguments, folder: Path) -> RunSettings:
             "it, as in --base_model me/base."
         )
     if not (folder / SETTINGS_FILE).is_file():
-        return RunSettings(base_model=base or "not told")
+        return RunSettings(base_model=base or "")
     settings = RunSettings.load(folder / SETTINGS_FILE)
     return settings if base is None else replace(settings, base_model=base)
 

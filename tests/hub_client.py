@@ -70,6 +70,33 @@ def score(module: str, inputs: dict[str, Any]) -> dict[str, Any]:
     return evaluate.load(module).compute(**inputs)
 
 
+def run_cases(module: str, space: str) -> None:
+    runpy.run_path(str(ROOT / "metrics" / module / "tests.py"))["run"](space)
+
+
+def downloaded(repo_id: str, pattern: str) -> str:
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(repo_id, allow_patterns=pattern)
+
+
+def push_by_hand(base: str, dataset: str, folder: str, evaluation: str) -> list[str]:
+    """What three pushes in a row by a user's own script come to."""
+    from sc_captioner import CorrectionReward, SCConfig, SCTrainer
+    from sc_captioner.data import load_caption_dataset
+
+    args = SCConfig(folder, num_generations=2, per_device_train_batch_size=2, bf16=False, report_to="none")
+    trainer = SCTrainer(base, CorrectionReward(), args, load_caption_dataset(dataset))
+    told = []
+    for _ in range(3):
+        try:
+            trainer.push_to_hub(dataset_name=dataset, evaluation=evaluation)
+            told.append("pushed")
+        except Exception as error:
+            told.append(f"{type(error).__name__}: {error}")
+    return told
+
+
 def raised(repo_id: str, folder: str) -> str:
     """The whole chain of an upload that fails, as a traceback would print it."""
     import traceback

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import fields
 from pathlib import Path
 
 import evaluate
@@ -20,7 +19,6 @@ from safetensors.torch import load, load_file
 from tiny_models import tiny_qwen2_vl
 
 from sc_captioner.hub import PICKLES, without_tokens
-from sc_captioner.trainer import SCConfig
 
 
 ROOT = Path(__file__).parents[1]
@@ -116,14 +114,35 @@ def test_dataset_is_pushed_and_loaded(hub, client, dataset):
     assert client(hub_client.checked_references, dataset) == [REFERENCE] * 4
 
 
-def test_metric_space_is_pushed_and_loaded(hub, client):
-    assert client(hub_client.recipe, "push_metrics", "--namespace", "me", "--modules", "capture") == 0
-    space = hub.repos["space", "me/capture"]
-    assert space.sdk == "gradio" and not space.private
+def test_metric_spaces_are_pushed_and_loaded(hub, client):
+    package = "sc-captioner @ git+https://example.org/sc-captioner"
+    push = ["push_metrics", "--private", "true", "--package", package, "--namespace"]
+    assert client(hub_client.recipe, *push, "me", "--modules", "relation_qa") == 0
+    space = hub.repos["space", "me/relation_qa"]
+    assert space.sdk == "gradio" and space.private
+    hub.files("space", "me/relation_qa")["old.py"] = b"of an earlier version"
+    assert client(hub_client.recipe, *push, "me") == 0
+    files = hub.files("space", "me/relation_qa")
+    assert set(files) == {"README.md", "app.py", "relation_qa.py", "requirements.txt", "tests.py"}
+    assert package.replace("sc-captioner", "sc-captioner[judge]", 1) in files["requirements.txt"].decode()
+    for name in ("capture", "refined_capture", "correction_reward", "relation_qa"):
+        client(hub_client.run_cases, name, f"me/{name}")
     inputs = {"predictions": ["A red circle is above a square."], "references": [REFERENCE]}
     found = client(hub_client.score, "me/capture", inputs)
     assert found == evaluate.load(str(ROOT / "metrics" / "capture")).compute(**inputs)
-    assert client(hub_client.recipe, "push_metrics", "--namespace", "you", "--modules", "capture") == 2  # 403
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(401, "hf auth login"), (403, "may not write to me/capture"), (500, "did not take me/capture")],
+)
+def test_a_space_that_is_refused_says_why(hub, client, log, status, said):
+    size = log.stat().st_size
+    hub.repos.pop(("space", "me/capture"), None)  # where there is one, being unable to make it is no matter
+    hub.fail("POST", "/api/repos/create", status=status, error=f"not {hub.token}")
+    assert client(hub_client.recipe, "push_metrics", "--namespace", "me", "--modules", "capture") == 2
+    told = log.read_bytes()[size:].decode(errors="replace")
+    assert "error: " in told and said in told
 
 
 def test_every_checkpoint_is_pushed_and_no_pickle(hub, adapter):
@@ -163,10 +182,14 @@ def test_card_tells_all_and_its_snippet_runs(hub, client, base, dataset, adapter
 
     settings = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
     assert settings["lora_r"] == 4 and settings["model_name_or_path"] == base
-    known = {setting.name for setting in fields(SCConfig)}
-    again = SCConfig("again", **{key: value for key, value in settings.items() if key in known})
-    assert (again.num_generations, again.learning_rate, again.max_steps, again.bf16) == (2, 1e-2, 2, False)
     assert client(hub_client.snippet, text).count("\n") == 2
+
+    # The card's settings, as they stand there, train the same adapter.
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(settings))
+    again = ["--config", tmp_path / "card.yaml", "--output_dir", tmp_path / "again", "--report_to", "none"]
+    assert client(hub_client.recipe, "sc", *again) == 0
+    first, second = (load_file(run / "adapter_model.safetensors") for run in (adapter, tmp_path / "again"))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_an_adapter_on_the_hub_is_trained_further(hub, client, base, adapter, tmp_path):
@@ -185,6 +208,57 @@ def test_an_adapter_on_the_hub_is_trained_further(hub, client, base, adapter, tm
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == base
     assert not [path for path in files if path.startswith(("ref/", "checkpoint"))]
     assert ModelCard(files["README.md"].decode()).data.base_model == base
+    assert hub.repos["model", "me/more"].messages == ["Model save"]  # the strategy: once, at the end
+
+    resume = ["--output_dir", folder, "--max_steps", "2", "--resume_from_checkpoint", "auto"]
+    resume += ["--push_to_hub", "false"]
+    assert client(hub_client.recipe, "sc", "--model_name_or_path", "me/tiny-sc", *TRAINING, *resume) == 0
+    resumed = load_file(folder / "checkpoint-2" / "ref" / "adapter_model.safetensors")
+    assert all(torch.equal(resumed[name], pushed[name]) for name in pushed)
+
+
+def test_fine_tuning_pushes_alike_and_goes_on(hub, client, base, dataset, tmp_path):
+    train = [
+        "--dataset", dataset, "--max_steps", "1", "--bf16", "false", "--dtype", "float32", "--report_to", "none",
+        "--max_length", "null", "--push_to_hub", "true", "--hub_model_id", "me/sft", "--save_steps", "1",
+    ]  # fmt: skip
+    hub.fail("POST", "/commit/", status=500)
+    first = ["--model_name_or_path", base, *LORA, "--output_dir", tmp_path / "first"]
+    assert client(hub_client.recipe, "sft", *train, *first) == 0
+    files = hub.files("model", "me/sft")
+    assert not [path for path in files if any(Path(path).match(pattern) for pattern in PICKLES)]
+    text = files["README.md"].decode()
+    assert ModelCard(text).data.datasets == [dataset] and client(hub_client.snippet, text).count("\n") == 2
+    more = ["--model_name_or_path", "me/sft", "--output_dir", tmp_path / "more"]
+    assert client(hub_client.recipe, "sft", *train, *more) == 0
+    name = "adapter_model.safetensors"
+    before, after = load(files[name]), load_file(tmp_path / "more" / name)
+    assert before.keys() == after.keys() and any(not torch.equal(before[part], after[part]) for part in before)
+    assert hub.files("model", "me/sft")[name] == (tmp_path / "more" / name).read_bytes()
+
+
+def test_a_checkpoint_of_the_hub_is_no_place_to_resume_from(hub, client, base, dataset, log, tmp_path):
+    size = log.stat().st_size
+    folder = client(hub_client.downloaded, "me/tiny-sc", "checkpoint-1/*") + "/checkpoint-1"
+    run = [*TRAINING, *LORA, "--output_dir", tmp_path / "run", "--resume_from_checkpoint", folder]
+    assert client(hub_client.recipe, "sc", "--model_name_or_path", base, *run) == 2
+    assert "name it as model_name_or_path" in log.read_bytes()[size:].decode(errors="replace")
+
+
+def test_pushing_by_hand_raises_and_adds_scores(hub, client, base, dataset, tmp_path):
+    """`trainer.push_to_hub` is the user's own call: it says when nothing was pushed."""
+    summary = {"capture": 0.5, "n": 2, "standard_errors": {"capture": 0.1}, "intervals": {"capture": [0.3, 0.7]}}
+    (tmp_path / "results.json").write_text(json.dumps({"first": summary, "settings": {"dataset": dataset}}))
+    hub.fail("POST", "/api/repos/create", status=500, error=hub.token)
+    hub.fail("POST", "/commit/", status=403, error=hub.token)
+    told = client(hub_client.push_by_hand, base, dataset, str(tmp_path / "hand"), str(tmp_path))
+    assert told[0].startswith("HubError: the Hub did not take hand (status 500")
+    assert told[1].startswith("HubError: your token may not write to me/hand")
+    assert told[2] == "pushed" and (tmp_path / "hand" / "model.safetensors").is_file()
+    text = hub.files("model", "me/hand")["README.md"].decode()
+    assert "| CAPTURE |" in text and "0.500 ± 0.100" in text
+    [found] = ModelCard(text).data.eval_results
+    assert found.metric_args == {"turn": "first", "standard_error": 0.1, "interval_95": [0.3, 0.7]}
 
 
 def test_the_next_save_pushes_what_failed(hub, client, base, dataset, log, tmp_path):

@@ -228,7 +228,7 @@ def checkpoint_to_resume(setting: str | bool | None, output_dir: str) -> str | N
         output_dir (`str`): Where the run keeps its checkpoints.
 
     Raises:
-        SettingError: If the folder named holds no complete checkpoint.
+        SettingError: If the folder named holds no complete checkpoint, or none that training can go on from.
     """
     if setting is None or str(setting).lower() == "false":
         return None
@@ -237,9 +237,21 @@ def checkpoint_to_resume(setting: str | bool | None, output_dir: str) -> str | N
             raise SettingError(
                 f"resume_from_checkpoint={setting!r} holds no complete checkpoint; name another or 'auto'."
             )
-        return str(setting)
+        return _with_optimizer(Path(str(setting)))
     complete = [folder for folder in Path(output_dir).glob("checkpoint-*") if _is_complete(folder)]
-    return str(max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]))) if complete else None
+    if not complete:
+        return None
+    return _with_optimizer(max(complete, key=lambda folder: int(folder.name.rpartition("-")[2])))
+
+
+def _with_optimizer(folder: Path) -> str:
+    # Without them transformers would go on with a new optimizer and schedule, and say nothing.
+    if not list(folder.glob("rng_state*.pth")):
+        raise SettingError(
+            f"resume_from_checkpoint: {str(folder)!r} lacks the states of optimizer and random generators (it is from "
+            "the Hub, or was saved with save_only_model); name it as model_name_or_path to train it further."
+        )
+    return str(folder)
 
 
 def _is_complete(folder: Path) -> bool:

