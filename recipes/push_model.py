@@ -75,18 +75,27 @@ def run_settings(args: PushArguments, folder: Path) -> RunSettings:
     """How the model came about, with a base model that others can load.
 
     Raises:
-        SettingError: If an adapter's base model is a folder.
+        SettingError: If an adapter's base model is not on the Hub.
+        HubError: If the Hub does not say whether it is.
     """
     base = args.base_model or base_model_of(args.model)
-    if base is not None and not is_hub_id(base):
+    if base is not None and not args.dry_run and not on_the_hub(base):
         raise SettingError(
-            f"base_model: the adapter stands on {base!r}, which others do not have; push that model first and name "
-            "it, as in --base_model me/base."
+            f"base_model: the adapter stands on {base!r}, which is not on the Hub; push that model first and name it, "
+            "as in --base_model me/base."
         )
     if not (folder / SETTINGS_FILE).is_file():
         return RunSettings(base_model=base or "")
     settings = RunSettings.load(folder / SETTINGS_FILE)
     return settings if base is None else replace(settings, base_model=base)
+
+
+def on_the_hub(base: str) -> bool:
+    """Whether others can load the model of that name."""
+    try:
+        return is_hub_id(base) and HfApi().repo_exists(base)
+    except Exception as error:
+        raise hub_error(error, base) from None
 
 
 def push(args: PushArguments, folder: Path, changed: Path) -> str:

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -153,6 +154,8 @@ def test_every_checkpoint_is_pushed_and_no_pickle(hub, adapter):
     for step in (1, 2):
         name = f"checkpoint-{step}/adapter_model.safetensors"
         assert files[name] == (adapter / name).read_bytes()
+    weights = load_file(adapter / "adapter_model.safetensors")
+    assert any(weight.any() for name, weight in weights.items() if "lora_B" in name)  # it learned something
     assert not [path for path in files if any(Path(path).match(pattern) for pattern in PICKLES)]
     assert (adapter / "checkpoint-2" / "optimizer.pt").is_file()  # which stays where the run can be resumed
 
@@ -177,7 +180,13 @@ def test_card_tells_all_and_its_snippet_runs(hub, client, base, dataset, adapter
         assert found.metric_value == pytest.approx(results[turn]["mean_f1"], abs=1e-5)
         assert found.metric_args["interval_95"] == pytest.approx(results[turn]["intervals"]["mean_f1"], abs=1e-5)
         assert found.metric_args["parser"] == "compact"
-    told = ("preset `paper`", "objects, attributes, relations, mistakes", "compact (", "all-MiniLM-L6-v2 (gt-", "trl ")
+    told = (
+        "preset `paper`",
+        "objects, attributes, relations, mistakes",
+        "compact (version ",
+        "MiniLM-L6-v2 (version gt-",
+        "trl ",
+    )
     assert all(words in text for words in told)
 
     settings = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
@@ -349,3 +358,19 @@ def test_errors_hold_no_token(hub, client, adapter):
 
 def test_tokens_are_blotted_out():
     assert without_tokens("given abc123, hf_AbCdEf123456 and hf_hub", "abc123") == "given hf_***, hf_*** and hf_hub"
+
+
+def test_an_adapter_of_a_local_model_needs_that_model_on_the_hub(hub, client, base, adapter, log, tmp_path):
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    shutil.copytree(adapter, tmp_path / "adapter", ignore=shutil.ignore_patterns("checkpoint-*"))
+    (tmp_path / "adapter" / "adapter_config.json").write_text(
+        json.dumps({**config, "base_model_name_or_path": "outputs/merged"})
+    )
+    push = ["push_model", "--model", tmp_path / "adapter", "--hub_model_id", "me/on-merged"]
+    size = log.stat().st_size
+    assert client(hub_client.recipe, *push) == 2
+    assert "'outputs/merged', which is not on the Hub" in log.read_bytes()[size:].decode(errors="replace")
+    assert client(hub_client.recipe, *push, "--base_model", base) == 0
+    files = hub.files("model", "me/on-merged")
+    assert json.loads(files["adapter_config.json"]) == config
+    assert client(hub_client.snippet, files["README.md"].decode()).count("\n") == 2

@@ -109,7 +109,7 @@ class CorrectionReward:
         for role in ("parser", "encoder", "lexicon"):
             used: Any = getattr(self, role)
             version = getattr(used, "version", None)
-            told[role] = f"{used.name} ({version})" if version else used.name
+            told[role] = f"{used.name} (version {version})" if version else used.name
         return told
 
     def __call__(
