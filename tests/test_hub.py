@@ -230,12 +230,14 @@ def test_fine_tuning_pushes_alike_and_goes_on(hub, client, base, dataset, tmp_pa
     train = [
         "--dataset", dataset, "--max_steps", "1", "--bf16", "false", "--dtype", "float32", "--report_to", "none",
         "--max_length", "null", "--push_to_hub", "true", "--hub_model_id", "me/sft", "--save_steps", "1",
+        "--hub_strategy", "checkpoint",
     ]  # fmt: skip
     hub.fail("POST", "/commit/", status=500)
     first = ["--model_name_or_path", base, *LORA, "--output_dir", tmp_path / "first"]
     assert client(hub_client.recipe, "sft", *train, *first) == 0
     files = hub.files("model", "me/sft")
     assert not [path for path in files if any(Path(path).match(pattern) for pattern in PICKLES)]
+    assert files["last-checkpoint/trainer_state.json"]
     text = files["README.md"].decode()
     assert ModelCard(text).data.datasets == [dataset] and client(hub_client.snippet, text).count("\n") == 2
     more = ["--model_name_or_path", "me/sft", "--output_dir", tmp_path / "more"]
@@ -277,7 +279,7 @@ def test_the_next_save_pushes_what_failed(hub, client, base, dataset, log, tmp_p
     hub.fail("POST", "/commit/", status=500, error=f"{hub.token} came too early", **{"X-Error-Message": hub.token})
     hub.fail("POST", "/commit/")
     run = [*TRAINING, *LORA, "--output_dir", tmp_path / "run", "--max_steps", "4", "--hub_model_id", "me/late"]
-    strategy = ["--hub_strategy", "checkpoint", "--hub_always_push", "true"]
+    strategy = ["--hub_strategy", "all_checkpoints", "--hub_always_push", "true"]
     assert client(hub_client.recipe, "sc", "--model_name_or_path", base, *run, *strategy) == 0
     told = log.read_bytes()[size:].decode(errors="replace")
     assert "No repository yet: the Hub did not take me/late (status 500: no room for hf_***)" in told
@@ -286,8 +288,9 @@ def test_the_next_save_pushes_what_failed(hub, client, base, dataset, log, tmp_p
     files = hub.files("model", "me/late")
     for file in ("adapter_model.safetensors", "README.md", "training_settings.json"):
         assert files[file] == (tmp_path / "run" / file).read_bytes()
-    last = "adapter_model.safetensors"
-    assert files[f"last-checkpoint/{last}"] == (tmp_path / "run" / "checkpoint-4" / last).read_bytes()
+    for step in (1, 2, 3, 4):
+        name = f"checkpoint-{step}/adapter_model.safetensors"
+        assert files[name] == (tmp_path / "run" / name).read_bytes()
 
 
 def test_a_hub_that_never_answers_ends_no_run(hub, client, base, dataset, log, tmp_path):
