@@ -360,7 +360,8 @@ def test_errors_hold_no_token(hub, client, adapter):
 
 
 def test_tokens_are_blotted_out():
-    assert without_tokens("given abc123, hf_AbCdEf123456 and hf_hub", "abc123") == "given hf_***, hf_*** and hf_hub"
+    given = "abc123 or hf_AbCdEf0123456789AbCdEf or hf_oauth_AbCdEf0123456789, by hf_hub_download"
+    assert without_tokens(given, "abc123") == "hf_*** or hf_*** or hf_***, by hf_hub_download"
 
 
 def test_an_adapter_of_a_local_model_needs_that_model_on_the_hub(hub, client, base, adapter, log, tmp_path):
