@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 
 from sc_captioner.adapters import base_model_of
 from sc_captioner.arguments import SettingError, run_recipe
@@ -58,6 +58,8 @@ def main(args: PushArguments) -> None:
         raise SettingError(f"model: {args.model!r} holds no *.safetensors; name the output_dir of a training run.")
     settings = run_settings(args, folder)
     card = model_card(folder, settings, hub_model_id=args.hub_model_id, evaluation=args.evaluation)
+    if not (folder / SETTINGS_FILE).is_file() and (folder / "README.md").is_file():
+        card.text = ModelCard.load(folder / "README.md").text  # somebody's own words about a model from elsewhere
     card.content = without_tokens(card.content)
     if args.dry_run:
         print(card.content)

@@ -89,8 +89,11 @@ def base(hub, client, tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     for part in tiny_qwen2_vl():
         part.save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# Written by hand\n")
     assert client(hub_client.recipe, "push_model", "--model", folder, "--hub_model_id", "me/tiny") == 0
     assert hub.files("model", "me/tiny")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    card = ModelCard(hub.files("model", "me/tiny")["README.md"].decode())
+    assert card.data.license == "mit" and card.data.library_name == "transformers" and "Written by hand" in card.text
     return "me/tiny"
 
 

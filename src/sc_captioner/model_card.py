@@ -168,7 +168,7 @@ def model_card(
         instruction=settings.instruction,
         rewards=settings.rewards,
         steps=settings.steps,
-        config=yaml.safe_dump(settings.config, sort_keys=True, allow_unicode=True, width=119).strip(),
+        config=settings.config and yaml.safe_dump(settings.config, allow_unicode=True, width=119).strip(),
         versions=settings.versions,
         scores=None if results is None else _scores(results),
     )
