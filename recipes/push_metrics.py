@@ -14,15 +14,9 @@ from pathlib import Path
 from shutil import copytree, ignore_patterns
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,  # of the HTTP library that huggingface_hub is built on, which changed between its versions
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-)
 
 from sc_captioner.arguments import SettingError, run_recipe
+from sc_captioner.hub import hub_error
 from sc_captioner.metrics import module_path
 
 
@@ -89,7 +83,7 @@ def publish(api: HfApi, space: str, folder: Path, private: bool) -> str:
     """Create the Space where it is missing, upload the folder, and return its address.
 
     Raises:
-        SettingError: If the Hub cannot be reached or refuses; the message names the remedy and never the token.
+        HubError: If the Hub cannot be reached or refuses; the message names the remedy and never the token.
     """
     try:
         created = api.create_repo(space, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
@@ -100,30 +94,9 @@ def publish(api: HfApi, space: str, folder: Path, private: bool) -> str:
             delete_patterns="*",  # files of an earlier version that are no more
             commit_message=f"Publish {folder.name}",
         )
-    except HFValidationError as error:
-        raise SettingError(f"{space!r} is no name of a Space; check namespace.") from error
-    except LocalTokenNotFoundError as error:
-        raise SettingError("you are not logged in; run `hf auth login` or set HF_TOKEN.") from error
-    except HfHubHTTPError as error:
-        raise SettingError(refusal(space, error)) from error
-    except OfflineModeIsEnabled as error:
-        raise SettingError("HF_HUB_OFFLINE is set; unset it to publish.") from error
-    except HTTPError as error:
-        raise SettingError(
-            f"{api.endpoint} cannot be reached ({type(error).__name__}); check network and HF_ENDPOINT."
-        ) from error
+    except Exception as error:  # of the Hub, of the HTTP library below it, or of an upload's threads
+        raise hub_error(error, space) from None
     return str(created)
-
-
-def refusal(space: str, error: HfHubHTTPError) -> str:
-    """Why the Hub refused, in one sentence with the remedy."""
-    status = error.response.status_code if error.response is not None else None
-    if status == 401:
-        return "the Hub does not know your login; run `hf auth login` or set HF_TOKEN to a valid token."
-    if status == 403:
-        return f"your token may not write to {space}; use one with the right to write, or another namespace."
-    reason = error.server_message or f"status {status}"
-    return f"the Hub refused to publish {space}: {reason}"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
     accelerate launch recipes/sc.py --config recipes/scenes/sc.yaml
     accelerate launch recipes/sc.py --config recipes/scenes/sc.yaml --learning_rate 1e-4 --resume_from_checkpoint auto
 
+With `--push_to_hub true --hub_model_id me/name` (and `--hub_private_repo true`) every save is pushed; see also
+recipes/push_model.py. The name of an adapter as `--model_name_or_path`, with `--use_peft false`, trains it further.
+
 Every setting of SCConfig, of TRL's ModelConfig, and of the dataset and the reward stands in the YAML or on the
 command line; `--help` lists them.
 """
@@ -19,6 +22,7 @@ from sc_captioner.arguments import (
     model_init_kwargs,
     run_recipe,
 )
+from sc_captioner.model_card import changed_settings
 from sc_captioner.trainer.progress import TurnProgress
 
 
@@ -43,11 +47,11 @@ def main(
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(TurnProgress())
+    settings = changed_settings(dataset_args, reward_args, processor_args, model_args)
+    trainer.run_settings = {"dataset": dataset_args.dataset, **settings}
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
     trainer.save_state()
-    if training_args.push_to_hub:
-        trainer.push_to_hub(dataset_name=dataset_args.dataset)
+    trainer.save_model()  # and pushes it, if push_to_hub is set
     trainer.accelerator.print(f"Model, processor and log are in {training_args.output_dir}.")
     trainer.end()
 

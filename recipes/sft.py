@@ -13,6 +13,7 @@ import datasets
 from transformers import ProcessorMixin
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
+from sc_captioner.adapters import adapter_to_train, base_model_of
 from sc_captioner.arguments import (
     DatasetArguments,
     ProcessorArguments,
@@ -25,7 +26,9 @@ from sc_captioner.arguments import (
 from sc_captioner.data.columns import with_column
 from sc_captioner.data.model_checks import check_captioner, load_config
 from sc_captioner.data.scene_errors import build_conversations
+from sc_captioner.model_card import changed_settings
 from sc_captioner.prompts import CORRECTION_INSTRUCTION
+from sc_captioner.trainer.hub_trainer import HubTrainer
 from sc_captioner.trainer.trainable_weights import freeze_vision_tower
 
 
@@ -44,6 +47,10 @@ class ConversationArguments(DatasetArguments):
     two_turn: float = field(default=0.35, metadata={"help": "Scenes: share of conversations of two turns."})
     errors: bool = field(default=False, metadata={"help": "Scenes: captions with a captioner's systematic errors."})
     corrected: float = field(default=0.2, metadata={"help": "Scenes with errors: share of right second captions."})
+
+
+class CaptionTrainer(HubTrainer, SFTTrainer):
+    """TRL's trainer, whose pushes to the Hub end no run and whose card tells of captioners."""
 
 
 @dataclass
@@ -67,20 +74,22 @@ def main(
     checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
     training_args.model_init_kwargs = model_init_kwargs(training_args, model_args)
     processor = checked_processor(processor_args, training_args, model_args)
-    trainer = SFTTrainer(
-        model=model_args.model_name_or_path,
+    quantization, peft = get_quantization_config(model_args), get_peft_config(model_args)
+    adapter = adapter_to_train(required_model(model_args), training_args, peft, quantization)
+    trainer = CaptionTrainer(
+        model=adapter or model_args.model_name_or_path,
         args=training_args,
         train_dataset=conversations(data_args),
         processing_class=processor,
-        quantization_config=get_quantization_config(model_args),
-        peft_config=get_peft_config(model_args),
+        quantization_config=None if adapter else quantization,
+        peft_config=peft,
     )
     if tuning_args.freeze_vision_tower:
         freeze_vision_tower(trainer.model)
+    settings = changed_settings(data_args, tuning_args, processor_args, model_args)
+    trainer.run_settings = {"dataset": data_args.dataset, **settings}
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    if training_args.push_to_hub:
-        trainer.push_to_hub(dataset_name=data_args.dataset)
+    trainer.save_model()  # and pushes it, if push_to_hub is set
     trainer.end()
 
 
@@ -98,7 +107,9 @@ def checked_processor(
     name, template = required_model(model_args), training_args.chat_template_path
     if template is not None and not Path(template).is_file():
         raise SettingError(f"chat_template_path={template!r} is no file (it counts from {Path.cwd()}).")
-    check_captioner(load_config(name, revision=model_args.model_revision, **options), processor, name=name)
+    base = base_model_of(name, model_args.model_revision)
+    config = load_config(base or name, revision=None if base else model_args.model_revision, **options)
+    check_captioner(config, processor, name=name)
     return processor
 
 

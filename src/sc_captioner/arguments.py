@@ -185,11 +185,14 @@ class ProcessorArguments:
         Raises:
             ModelError: If it cannot be had.
         """
+        from .adapters import processor_source
         from .data.model_checks import load_processor
 
         own = json.loads(self.processor_kwargs) if isinstance(self.processor_kwargs, str) else self.processor_kwargs
         name, revision = required_model(model_args), model_args.model_revision
-        return load_processor(name, revision=revision, trust_remote_code=trust_remote_code, **(own or {}))
+        source = processor_source(name, revision)
+        revision = revision if source == name else None  # the revision is that of the adapter, not of its base model
+        return load_processor(source, revision=revision, trust_remote_code=trust_remote_code, **(own or {}))
 
 
 @dataclass
@@ -238,6 +241,7 @@ def run_recipe(
     from trl import TrlParser
 
     from .data import DatasetError, ModelError
+    from .hub import HubError, hide_tokens_in_logs
 
     parser: Any = TrlParser(arguments, description=description, formatter_class=_HelpFormatter)
     parser.set_defaults(**defaults)
@@ -251,9 +255,10 @@ def run_recipe(
     # Notes between libraries about each other, which no setting of ours can answer.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|torch)\b")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    hide_tokens_in_logs()
     try:
         main(*values)
-    except (DatasetError, ModelError, SettingError) as error:
+    except (DatasetError, HubError, ModelError, SettingError) as error:
         parser.exit(2, f"error: {error}\n")
     except ImportError as error:
         # A setting asks for an optional package (vLLM, FlashAttention, Liger); its library says for which.
@@ -300,7 +305,7 @@ def checkpoint_to_resume(setting: str | bool | None, output_dir: str) -> str | N
         output_dir (`str`): Where the run keeps its checkpoints.
 
     Raises:
-        SettingError: If the folder named holds no complete checkpoint.
+        SettingError: If the folder named holds no complete checkpoint, or none that training can go on from.
     """
     if setting is None or str(setting).lower() == "false":
         return None
@@ -309,9 +314,21 @@ def checkpoint_to_resume(setting: str | bool | None, output_dir: str) -> str | N
             raise SettingError(
                 f"resume_from_checkpoint={setting!r} holds no complete checkpoint; name another or 'auto'."
             )
-        return str(setting)
+        return _with_optimizer(Path(str(setting)))
     complete = [folder for folder in Path(output_dir).glob("checkpoint-*") if _is_complete(folder)]
-    return str(max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]))) if complete else None
+    if not complete:
+        return None
+    return _with_optimizer(max(complete, key=lambda folder: int(folder.name.rpartition("-")[2])))
+
+
+def _with_optimizer(folder: Path) -> str:
+    # Without them transformers would go on with a new optimizer and schedule, and say nothing.
+    if not list(folder.glob("rng_state*.pth")):
+        raise SettingError(
+            f"resume_from_checkpoint: {str(folder)!r} lacks the states of optimizer and random generators (it is from "
+            "the Hub, or was saved with save_only_model); name it as model_name_or_path to train it further."
+        )
+    return str(folder)
 
 
 def _is_complete(folder: Path) -> bool:

@@ -14,6 +14,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForImageTextToText, GenerationConfig
 
+from .adapters import processor_source
 from .data.columns import conversation
 from .data.model_checks import cannot_be_loaded, load_processor
 from .generation import correction_bridge, generate_two_turns, vision_token_ids
@@ -59,21 +60,13 @@ def load_captioner(
         )
     except (OSError, ValueError) as error:
         raise cannot_be_loaded(name_or_path, error) from error
-    processor = load_processor(_processor_source(name_or_path), trust_remote_code=trust_remote_code)
+    processor = load_processor(processor_source(name_or_path), trust_remote_code=trust_remote_code)
     if device is None and "device_map" not in model_kwargs:
         accelerator = torch.accelerator.current_accelerator()
         device = accelerator.type if accelerator and torch.accelerator.is_available() else "cpu"
     if device is not None and not getattr(model, "is_quantized", False):  # quantised weights stay where they are
         model.to(device)
     return model.eval(), processor
-
-
-def _processor_source(name_or_path: str) -> str:
-    # An adapter's folder usually holds the processor too; one that does not names the model that has it.
-    adapter = Path(name_or_path) / "adapter_config.json"
-    if not adapter.is_file() or (Path(name_or_path) / "tokenizer_config.json").is_file():
-        return name_or_path
-    return json.loads(adapter.read_text())["base_model_name_or_path"]
 
 
 def corrected_captions(

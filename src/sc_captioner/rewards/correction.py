@@ -99,6 +99,19 @@ class CorrectionReward:
     def __repr__(self) -> str:
         return f"CorrectionReward(preset={self.preset!r}, parser={self.parser.name!r}, encoder={self.encoder.name!r})"
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Where its numbers come from, for model cards: preset, parts, changed weights, parser, encoder, lexicon."""
+        told: dict[str, Any] = {"preset": self.preset}
+        if self.preset == "paper":
+            changed = {k: v for k, v in asdict(self.weights).items() if v != asdict(PaperWeights())[k]}
+            told |= {"parts": list(self.parts)} | ({"weights": changed} if changed else {})
+        for role in ("parser", "encoder", "lexicon"):
+            used: Any = getattr(self, role)
+            version = getattr(used, "version", None)
+            told[role] = f"{used.name} (version {version})" if version else used.name
+        return told
+
     def __call__(
         self,
         *,

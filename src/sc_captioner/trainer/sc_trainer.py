@@ -11,12 +11,13 @@ import torch
 from accelerate.utils import gather
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
-from transformers.trainer import TRAINING_ARGS_NAME
 from trl import GRPOTrainer
 
+from ..adapters import adapter_to_train
 from ..data.columns import DatasetError, conversational
 from ..data.model_checks import check_captioner, load_config, load_processor
 from ..generation import correction_bridge, vision_token_ids
+from .hub_trainer import HubTrainer
 from .objective import correction_advantages, token_kl, turn_masks
 from .rollout import two_turn_rollout
 from .sc_config import SCConfig
@@ -24,7 +25,7 @@ from .trainable_weights import freeze_vision_tower, keep_adapters_in_float32
 
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from peft import PeftConfig, PeftModel
     from transformers import BitsAndBytesConfig
 
 RewardFunction = Callable[..., list[float | None]]
@@ -66,10 +67,14 @@ TRL_PRIVATE_API = {
     "_compute_loss": ("self", "model", "inputs"),
     "_log_metric": ("self", "name", "value"),
     "_log_completion_extra": ("self", "column", "values"),
+    # of transformers' Trainer, by HubTrainer
+    "_save": ("self", "output_dir", "state_dict"),
+    "_push_from_checkpoint": ("self", "checkpoint_folder"),
+    "_finish_current_push": ("self",),
 }
 
 
-class SCTrainer(GRPOTrainer):
+class SCTrainer(HubTrainer, GRPOTrainer):
     """
     Trainer for SC-Captioner ([paper](https://huggingface.co/papers/2508.06125)): reinforcement learning of
     self-correction. Every sample is a conversation of two turns, image and prompt -> first caption -> instruction ->
@@ -93,7 +98,8 @@ class SCTrainer(GRPOTrainer):
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
             The captioner after supervised fine-tuning; also the reference model of the KL terms. A path or Hub id, or
-            a model loaded from one (TRL reloads the reference model from there).
+            a model loaded from one (TRL reloads the reference model from there). Training of an adapter goes on where
+            it was, and the adapter as it was is the reference.
         reward_funcs (`Callable` or `list[Callable]`):
             TRL reward functions. Beside the dataset's columns they receive `first_caption` and `second_caption`; a
             `None` in their result leaves that sample out of the update.
@@ -128,7 +134,7 @@ class SCTrainer(GRPOTrainer):
 
     def __init__(
         self,
-        model: str | PreTrainedModel,
+        model: str | PreTrainedModel | PeftModel,
         reward_funcs: RewardFunction | list[RewardFunction],
         args: SCConfig | None = None,
         train_dataset: Dataset | IterableDataset | None = None,
@@ -142,6 +148,9 @@ class SCTrainer(GRPOTrainer):
         name = model if isinstance(model, str) else model.config._name_or_path
         if args is None:
             args = SCConfig(f"{Path(name).name}-SC")
+        is_quantised = quantization_config is not None
+        if isinstance(model, str) and (adapter := adapter_to_train(model, args, peft_config, quantization_config)):
+            model, quantization_config = adapter, None
         config, processing_class = _config_and_processor(model, processing_class, args)
         check_captioner(config, processing_class, name=name)
         train_dataset = _conversations(train_dataset, "train_dataset")
@@ -168,7 +177,7 @@ class SCTrainer(GRPOTrainer):
         if args.freeze_vision_tower:
             freeze_vision_tower(self.accelerator.unwrap_model(self.model))
         # Sharded weights are all of one type.
-        if quantization_config is not None and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+        if is_quantised and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             keep_adapters_in_float32(self.model)
         self.bridge = correction_bridge(
             self.processing_class, args.instruction, self.eos_token_ids, **self.chat_template_kwargs
@@ -217,11 +226,6 @@ class SCTrainer(GRPOTrainer):
         output["num_items_in_batch"] = gather(self._policy_mask(output).sum()).sum()
         return output
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        # A pickle that nothing reads back, and that a push would publish.
-        (Path(output_dir or self.args.output_dir or ".") / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-
     def _policy_mask(self, inputs: dict[str, Any]) -> torch.Tensor:
         if self.args.policy_turns == "both":
             return inputs["completion_mask"] * inputs["tool_mask"]
@@ -263,7 +267,7 @@ class SCTrainer(GRPOTrainer):
 
 
 def _config_and_processor(
-    model: str | PreTrainedModel, processor: ProcessorMixin | None, args: SCConfig
+    model: str | PreTrainedModel | PeftModel, processor: ProcessorMixin | None, args: SCConfig
 ) -> tuple[Any, ProcessorMixin]:
     # Both are small and checked before the weights are loaded.
     options: dict[str, Any] = {"trust_remote_code": args.trust_remote_code}
