@@ -1,0 +1,303 @@
+"""Sizes of a model that is never loaded: its own code runs on tensors without data.
+
+Parameters are counted on PyTorch's meta device, after PEFT has put in its adapters and bitsandbytes has replaced its
+layers; what autograd keeps of a decoder layer is read off a forward pass on fake tensors. So every architecture that
+transformers knows is counted by what it does, not by a formula for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+# Layers between the vision tower and the language model: they see as many tokens as the language model does, which
+# for most models are fewer than the tower's patches.
+_CONNECTORS = ("merger", "deepstack_merger_list", "multi_modal_projector", "connector")
+_BLOCK = 64  # weights that share a scale in 4 bits (bitsandbytes)
+
+
+@dataclass(frozen=True)
+class ImageSize:
+    """Width and height in pixels."""
+
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """What a model takes per token, patch and weight. Bytes are those of one GPU that holds all of it.
+
+    Args:
+        total, vision, language, trainable (`int`): Parameters; tied ones count once, adapters only as trainable.
+        weight_bytes, language_weight_bytes (`int`): Of the whole model, and of what every generated token reads.
+        trainable_bytes (`int`): Of weights that are trained beside frozen ones (adapters).
+        gradient_bytes (`int`): Of the gradients.
+        layers, hidden_size, vocab_size (`int`): Of the language model.
+        kv_bytes_per_token (`int`): Keys and values of one token in all layers.
+        layer_input_bytes, layer_saved_bytes (`float`): Per token, what goes into a decoder layer and what autograd keeps
+            of it.
+        image_tokens, patches (`int`): Of one image, in the language model and in the vision tower.
+        vision_bytes (`int`): Intermediate values of the vision tower for one image.
+        vision_saved_bytes (`int`): What autograd keeps of it where it is trained.
+        layer_weights, head_weights (`int`): Weights a token is multiplied with in the decoder, and in the LM head.
+        attention_width (`int`): Heads times their width.
+        vision_flops (`float`): Of one image.
+        full (`bool`): Whether the weights themselves are trained, not adapters.
+    """
+
+    total: int
+    vision: int
+    language: int
+    trainable: int
+    weight_bytes: int
+    language_weight_bytes: int
+    trainable_bytes: int
+    gradient_bytes: int
+    layers: int
+    hidden_size: int
+    vocab_size: int
+    kv_bytes_per_token: int
+    layer_input_bytes: float
+    layer_saved_bytes: float
+    image_tokens: int
+    patches: int
+    vision_bytes: int
+    vision_saved_bytes: int
+    layer_weights: int
+    head_weights: int
+    attention_width: int
+    vision_flops: float
+    full: bool
+
+    def forward_flops(self, tokens: int, cached: int = 0, scored: int = 0) -> float:
+        """Floating-point operations of one sequence, as `torch.utils.flop_counter` counts them.
+
+        Args:
+            tokens (`int`): Tokens that go through the decoder.
+            cached (`int`): Tokens before them whose keys and values are known.
+            scored (`int`): Tokens whose next token is predicted.
+        """
+        attention = 4 * self.layers * self.attention_width * tokens * (tokens + cached)
+        return 2 * self.layer_weights * tokens + attention + 2 * self.head_weights * scored
+
+
+def model_cost(config: Any, settings: Mapping[str, Any], image: ImageSize, *, train: bool) -> ModelCost:
+    """Sizes of the model that a recipe loads and trains.
+
+    Args:
+        config ([`~transformers.PretrainedConfig`]): Configuration of an image-text-to-text model.
+        settings (`Mapping`): A recipe's settings: `dtype`, `load_in_4bit`, `load_in_8bit`, `use_peft`, `lora_*`,
+            `freeze_vision_tower`.
+        image ([`ImageSize`]): A typical image, before the model's own resizing.
+        train (`bool`): Whether anything is trained.
+    """
+    dtype = _dtype(settings, config)
+    quantised = _quantised_layers(config, settings)
+    model = _on_meta(config, dtype)
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    language_ids = {id(p) for part in (decoder, head) for p in part.parameters()}
+    total = sum(p.numel() for p in model.parameters())
+    language = sum(p.numel() for p in model.parameters() if id(p) in language_ids)
+    sizes = {id(p): _bytes_of(p, name, quantised, settings) for name, p in model.named_parameters()}
+    layer_weights = sum(m.weight.numel() for m in decoder.layers.modules() if isinstance(m, nn.Linear))
+    patches, image_tokens = _patches_and_tokens(config, image)
+    vision_flops = _vision_flops(model, config, patches, image_tokens)
+    base = list(model.parameters())
+
+    full = train and not settings["use_peft"]
+    if train and settings["use_peft"]:
+        _add_adapters(model, settings)
+    trained = [p for p in model.parameters() if train and p.requires_grad]
+    if settings.get("freeze_vision_tower"):
+        kept = {id(p) for part in (decoder, model.get_output_embeddings()) for p in part.parameters()}
+        trained = [p for p in trained if id(p) in kept]
+    adapters = 0 if full else sum(p.numel() for p in trained)
+    adapter_width = 2 if quantised else 4  # TRL trains adapters of quantised models in bfloat16, PEFT others in float32
+    trained_bytes = sum(p.numel() * p.element_size() for p in trained) if full else adapters * adapter_width
+    saved = _saved_bytes(decoder, dtype)
+    vision_dim, vision_inner, depth = _vision_sizes(config)
+    # Scaled from the decoder's layers: both are pre-norm transformers, and what is kept grows with what they compute.
+    text = config.get_text_config()
+    vision_saved = saved * (4 * vision_dim + 2 * vision_inner) / (4 * text.hidden_size + 3 * text.intermediate_size)
+    vision_trained = train and not settings.get("freeze_vision_tower")
+    return ModelCost(
+        total=total,
+        vision=total - language,
+        language=language,
+        trainable=sum(p.numel() for p in trained),
+        weight_bytes=sum(sizes[id(p)] for p in base),
+        language_weight_bytes=sum(sizes[id(p)] for p in base if id(p) in language_ids),
+        trainable_bytes=0 if full else trained_bytes,
+        gradient_bytes=trained_bytes,
+        layers=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        vocab_size=text.vocab_size,
+        kv_bytes_per_token=2 * text.num_hidden_layers * text.num_key_value_heads * _head_dim(text) * dtype.itemsize,
+        layer_input_bytes=text.hidden_size * dtype.itemsize,
+        layer_saved_bytes=saved,
+        image_tokens=image_tokens,
+        patches=patches,
+        vision_bytes=patches * (4 * vision_dim + 2 * vision_inner) * dtype.itemsize,
+        vision_saved_bytes=round(patches * depth * vision_saved) if vision_trained else 0,
+        layer_weights=layer_weights,
+        head_weights=head.weight.numel(),
+        attention_width=text.num_attention_heads * _head_dim(text),
+        vision_flops=vision_flops,
+        full=full,
+    )
+
+
+def _dtype(settings: Mapping[str, Any], config: Any) -> torch.dtype:
+    name = settings.get("dtype") or "auto"
+    if name == "auto":
+        return config.dtype or torch.bfloat16  # the type that the models of the recipes are published in
+    return getattr(torch, str(name))
+
+
+def _on_meta(config: Any, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+
+
+def _add_adapters(model: Any, settings: Mapping[str, Any]) -> None:
+    from peft import get_peft_model
+    from trl import ModelConfig, get_peft_config
+
+    names = ("lora_r", "lora_alpha", "lora_target_modules", "lora_modules_to_save", "lora_task_type", "use_dora")
+    get_peft_model(model, get_peft_config(ModelConfig(use_peft=True, **{name: settings[name] for name in names})))
+
+
+def _quantised_layers(config: Any, settings: Mapping[str, Any]) -> set[str]:
+    """Names of the weights that bitsandbytes keeps in 4 or 8 bits: those of the layers that transformers replaces."""
+    if not settings["load_in_4bit"] and not settings["load_in_8bit"]:
+        return set()
+    from transformers import BitsAndBytesConfig
+    from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+    from transformers.quantizers.base import get_keys_to_not_convert
+
+    model = _on_meta(config, torch.bfloat16)
+    kinds = {name: type(module) for name, module in model.named_modules()}
+    quantisation = BitsAndBytesConfig(load_in_4bit=settings["load_in_4bit"], load_in_8bit=settings["load_in_8bit"])
+    model = replace_with_bnb_linear(model, get_keys_to_not_convert(model), quantisation)
+    return {f"{name}.weight" for name, module in model.named_modules() if type(module) is not kinds[name]}
+
+
+def _bytes_of(parameter: torch.Tensor, name: str, quantised: set[str], settings: Mapping[str, Any]) -> int:
+    number = parameter.numel()
+    if name not in quantised:
+        return number * parameter.element_size()
+    if settings["load_in_8bit"]:
+        return number + 4 * parameter.size(0)  # one scale per row
+    blocks = -(-number // _BLOCK)
+    scales = blocks + 4 * -(-blocks // 256) if settings["use_bnb_nested_quant"] else 4 * blocks
+    return -(-number // 2) + scales
+
+
+def _saved_bytes(decoder: Any, dtype: torch.dtype, tokens: int = 256) -> float:
+    """Bytes per token that autograd keeps of one decoder layer, adapters included.
+
+    The difference between passes through two layers and one, under autocast as the trainers run it. Attention is
+    PyTorch's fused one, which keeps nothing that grows with the square of the length.
+    """
+    passes = []
+    for layers in (2, 1):
+        decoder.layers = decoder.layers[:layers]
+        passes.append(_saved_in_pass(decoder, dtype, tokens))
+    return (passes[0] - passes[1]) / tokens
+
+
+def _saved_in_pass(decoder: Any, dtype: torch.dtype, tokens: int) -> int:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    kept: dict[int, torch.UntypedStorage] = {}
+    with FakeTensorMode():
+        state = {
+            name: torch.empty(tensor.shape, dtype=tensor.dtype, requires_grad=tensor.requires_grad)
+            for name, tensor in (*decoder.named_parameters(), *decoder.named_buffers())
+        }
+        weights = {tensor.untyped_storage()._cdata for tensor in state.values()}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in weights:
+                kept[storage._cdata] = storage
+            return tensor
+
+        inputs = {
+            "inputs_embeds": torch.empty(1, tokens, decoder.config.hidden_size, dtype=dtype, requires_grad=True),
+            "position_ids": torch.empty(1, tokens, dtype=torch.long),
+            "use_cache": False,
+        }
+        if "mrope_section" in (getattr(decoder.config, "rope_parameters", None) or {}):
+            inputs["position_ids"] = inputs["position_ids"].expand(3, 1, tokens)
+        half = dtype in (torch.bfloat16, torch.float16)
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", dtype=torch.bfloat16, enabled=half),
+        ):
+            # The result keeps the graph, and with it the storages, alive until they are counted.
+            result = torch.func.functional_call(decoder, state, kwargs=inputs)
+            size = sum(storage.nbytes() for storage in kept.values())
+        del result
+    return size
+
+
+def _patches_and_tokens(config: Any, image: ImageSize) -> tuple[int, int]:
+    """Patches that the vision tower sees of an image, and tokens that the language model sees of it."""
+    vision = config.vision_config
+    side = vision.patch_size
+    if hasattr(vision, "spatial_merge_size"):  # Qwen: the image's own size
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+        merge = vision.spatial_merge_size
+        height, width = smart_resize(image.height, image.width, side * merge, max_pixels=16384 * (side * merge) ** 2)
+        patches = height * width // side**2
+        return patches, patches // merge**2
+    patches = (vision.image_size // side) ** 2
+    if hasattr(config, "scale_factor"):  # SmolVLM: tiles, and the whole image as one more
+        from transformers import SmolVLMImageProcessor
+
+        size = {"longest_edge": 4 * vision.image_size}
+        processor = SmolVLMImageProcessor(size=size, max_image_size={"longest_edge": vision.image_size})
+        tiles = processor.get_number_of_image_patches(image.height, image.width)[0]
+        return tiles * patches, tiles * patches // config.scale_factor**2
+    return patches, patches  # LLaVA
+
+
+def _vision_sizes(config: Any) -> tuple[int, int, int]:
+    """Width, inner width and depth of the vision tower."""
+    vision = config.vision_config
+    width = getattr(vision, "embed_dim", None) or vision.hidden_size
+    inner = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
+    return width, inner, getattr(vision, "depth", None) or vision.num_hidden_layers
+
+
+def _vision_flops(model: Any, config: Any, patches: int, image_tokens: int) -> float:
+    decoder = model.get_decoder()
+    language = {id(m) for part in (decoder, model.get_output_embeddings()) for m in part.modules()}
+    flops = 0.0
+    for name, module in model.named_modules():
+        if id(module) in language or not isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
+            continue
+        connects = any(part in _CONNECTORS for part in name.split("."))
+        flops += 2 * module.weight.numel() * (image_tokens if connects else patches)
+    width, _, depth = _vision_sizes(config)
+    return flops + 4 * depth * width * patches * _attended(config, patches)
+
+
+def _attended(config: Any, patches: int) -> int:
+    """Patches that a patch attends to: its image's, of LLaVA and SmolVLM its tile's."""
+    vision = config.vision_config
+    return patches if hasattr(vision, "spatial_merge_size") else min(patches, (vision.image_size // vision.patch_size) ** 2)
+
+
+def _head_dim(text: Any) -> int:
+    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
