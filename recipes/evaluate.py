@@ -11,7 +11,8 @@ relation_questions.json; a dataset may carry them as the columns extra_objects, 
 
 Writes into `output_dir`: `predictions.jsonl`, `results.json` (means, standard errors, 95 % intervals), `scores.md`,
 `per_sample.parquet`, `scores.png` and `changes.png`, and prints the tables. Captioning that was stopped goes on with
-the images that have no prediction yet. `recipes/compare.py` sets several runs side by side.
+the images that have no prediction yet. `recipes/predict.py` does it for large models: quantised, with settings from
+YAML. `recipes/compare.py` sets several runs side by side.
 
 FACTUAL's parser takes most of the time; started by `accelerate`, several GPUs share the sentences:
 
@@ -27,7 +28,13 @@ from typing import Any, Literal
 
 from datasets import Dataset
 
-from sc_captioner.arguments import DatasetArguments, ScoringArguments, SettingError, run_recipe
+from sc_captioner.arguments import (
+    DatasetArguments,
+    SamplingArguments,
+    ScoringArguments,
+    SettingError,
+    run_recipe,
+)
 from sc_captioner.data import CORRECTION_INSTRUCTION as SCENES_INSTRUCTION
 from sc_captioner.data import grammar_errors
 from sc_captioner.data.annotations import Annotations
@@ -46,22 +53,16 @@ from sc_captioner.prompts import CORRECTION_INSTRUCTION
 
 
 @dataclass
-class EvaluationArguments:
+class EvaluationArguments(SamplingArguments):
     """
-    What to evaluate and how to sample.
+    What to evaluate, beside the sampling settings.
 
     Args:
         model (`str`, *optional*): Folder or Hub id of a captioner or of an adapter.
         predictions (`str`, *optional*): Captions to score instead: a file, a folder of ours, or a Hub dataset.
         annotations (`str`, *optional*): Folder with annotations of the images.
         output_dir (`str`): Where predictions and scores go.
-        instruction (`str`, *optional*): Correction instruction; default: the scenes' own, else the released one.
-        batch_size (`int`): Images per batch.
-        max_new_tokens (`int`): Longest caption.
-        temperature (`float`): 0 is greedy; the released test setting is 0.95 with top_p 0.7.
-        top_p (`float`): Nucleus of sampling.
         dtype (`str`, *optional*): Type of the weights, as in `bfloat16`; default: as stored.
-        seed (`int`): Seed of sampling.
     """
 
     model: str | None = field(default=None, metadata={"help": "Folder or Hub id of a captioner or of an adapter."})
@@ -72,25 +73,9 @@ class EvaluationArguments:
         default=None, metadata={"help": "Folder with captions.json, objects.jsonl, attributes.json, questions."}
     )
     output_dir: str = field(default="outputs/evaluation", metadata={"help": "Where predictions and scores go."})
-    instruction: str | None = field(
-        default=None,
-        metadata={"help": "Correction instruction; default: the scenes' own for 'scenes', else the released."},
-    )
-    batch_size: int = field(default=64, metadata={"help": "Images per batch."})
-    max_new_tokens: int = field(default=512, metadata={"help": "Longest caption, in tokens."})
-    temperature: float = field(default=0.0, metadata={"help": "0 is greedy; the released test setting is 0.95."})
-    top_p: float = field(default=1.0, metadata={"help": "Nucleus of sampling; the released test setting is 0.7."})
     dtype: str | None = field(
         default=None, metadata={"help": "Type of the weights, as in bfloat16; default: as stored."}
     )
-    seed: int = field(default=0, metadata={"help": "Seed of sampling."})
-
-    def generation(self) -> dict:
-        """Fields of transformers' `GenerationConfig`."""
-        if self.temperature == 0:
-            return {"max_new_tokens": self.max_new_tokens, "do_sample": False}
-        sampling = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
-        return {"max_new_tokens": self.max_new_tokens, **sampling}
 
 
 @dataclass

@@ -13,6 +13,7 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 from sc_captioner import SCConfig, SCTrainer
 from sc_captioner.arguments import (
     DatasetArguments,
+    ProcessorArguments,
     RewardArguments,
     checkpoint_to_resume,
     model_init_kwargs,
@@ -22,7 +23,11 @@ from sc_captioner.trainer.progress import TurnProgress
 
 
 def main(
-    dataset_args: DatasetArguments, reward_args: RewardArguments, training_args: SCConfig, model_args: ModelConfig
+    dataset_args: DatasetArguments,
+    reward_args: RewardArguments,
+    processor_args: ProcessorArguments,
+    training_args: SCConfig,
+    model_args: ModelConfig,
 ) -> None:
     checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
     training_args.model_init_kwargs = model_init_kwargs(training_args, model_args)
@@ -31,6 +36,7 @@ def main(
         reward_funcs=reward_args.reward(),
         args=training_args,
         train_dataset=dataset_args.load(),
+        processing_class=processor_args.load_processor(model_args, training_args.trust_remote_code),
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
@@ -46,4 +52,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_recipe(main, (DatasetArguments, RewardArguments, SCConfig, ModelConfig), __doc__)
+    run_recipe(main, (DatasetArguments, RewardArguments, ProcessorArguments, SCConfig, ModelConfig), __doc__)

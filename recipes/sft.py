@@ -7,15 +7,27 @@ conversation of two turns: prompt, first caption, instruction, reference. Traine
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import datasets
 import torch
+from transformers import ProcessorMixin
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
-from sc_captioner.arguments import DatasetArguments, SettingError, checkpoint_to_resume, model_init_kwargs, run_recipe
+from sc_captioner.arguments import (
+    DatasetArguments,
+    ProcessorArguments,
+    SettingError,
+    checkpoint_to_resume,
+    model_init_kwargs,
+    required_model,
+    run_recipe,
+)
 from sc_captioner.data.columns import with_column
+from sc_captioner.data.model_checks import check_captioner, load_config
 from sc_captioner.data.scene_errors import build_conversations
 from sc_captioner.prompts import CORRECTION_INSTRUCTION
+from sc_captioner.trainer.vision_tower import freeze_vision_tower
 
 
 @dataclass
@@ -47,7 +59,11 @@ class TuningArguments:
 
 
 def main(
-    data_args: ConversationArguments, tuning_args: TuningArguments, training_args: SFTConfig, model_args: ModelConfig
+    data_args: ConversationArguments,
+    tuning_args: TuningArguments,
+    processor_args: ProcessorArguments,
+    training_args: SFTConfig,
+    model_args: ModelConfig,
 ) -> None:
     checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
     training_args.model_init_kwargs = model_init_kwargs(training_args, model_args)
@@ -55,6 +71,7 @@ def main(
         model=model_args.model_name_or_path,
         args=training_args,
         train_dataset=conversations(data_args),
+        processing_class=checked_processor(processor_args, training_args, model_args),
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
@@ -65,6 +82,24 @@ def main(
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=data_args.dataset)
     trainer.end()
+
+
+def checked_processor(
+    processor_args: ProcessorArguments, training_args: SFTConfig, model_args: ModelConfig
+) -> ProcessorMixin:
+    """The model's processor, known to carry an image through a conversation.
+
+    Raises:
+        ModelError: If it does not.
+        SettingError: If `chat_template_path` names no file.
+    """
+    options = {"trust_remote_code": training_args.trust_remote_code}
+    processor = processor_args.load_processor(model_args, **options)
+    name, template = required_model(model_args), training_args.chat_template_path
+    if template is not None and not Path(template).is_file():
+        raise SettingError(f"chat_template_path={template!r} is no file (it counts from {Path.cwd()}).")
+    check_captioner(load_config(name, revision=model_args.model_revision, **options), processor, name=name)
+    return processor
 
 
 def conversations(args: ConversationArguments) -> datasets.Dataset:
@@ -107,19 +142,5 @@ def scene_conversations(args: ConversationArguments) -> datasets.Dataset:
         raise SettingError(str(error)) from error
 
 
-def freeze_vision_tower(model: torch.nn.Module) -> None:
-    """Keep everything before the language model as it is.
-
-    Raises:
-        SettingError: If the model has no part of a known name.
-    """
-    towers = ("visual", "vision_tower", "vision_model", "connector", "multi_modal_projector")
-    frozen = [p for name, p in model.named_parameters() if any(part in towers for part in name.split("."))]
-    if not frozen:
-        raise SettingError(f"{type(model).__name__} has no vision tower of a known name; unset freeze_vision_tower.")
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-
-
 if __name__ == "__main__":
-    run_recipe(main, (ConversationArguments, TuningArguments, SFTConfig, ModelConfig), __doc__)
+    run_recipe(main, (ConversationArguments, TuningArguments, ProcessorArguments, SFTConfig, ModelConfig), __doc__)

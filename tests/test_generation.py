@@ -25,10 +25,8 @@ def conversation_inputs(processor):
         image = Image.fromarray(rng.integers(0, 255, (56 + 28 * i, 56, 3), dtype=np.uint8))
         content = [{"type": "image", "image": image}, {"type": "text", "text": text}]
         messages.append([{"role": "user", "content": content}])
-    options = {"tokenize": True, "return_dict": True, "add_generation_prompt": True}
-    return processor.apply_chat_template(
-        messages, **options, processor_kwargs={"padding": True, "return_tensors": "pt"}
-    )
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
+    return processor.apply_chat_template(messages, **options, processor_kwargs={"padding": True})
 
 
 def settings(processor, **changes):

@@ -22,7 +22,7 @@ def with_template(processor, template):
     return changed
 
 
-@pytest.mark.parametrize("build", [tiny_models.tiny_qwen2_vl, tiny_models.tiny_llava, tiny_models.tiny_smolvlm])
+@pytest.mark.parametrize("build", tiny_models.TINY.values(), ids=tiny_models.TINY)
 def test_real_architectures_pass(build):
     model, processor = build()
     check_captioner(model.config, processor)

@@ -164,6 +164,66 @@ class RewardArguments(ScoringArguments):
             raise SettingError(f"the reward cannot be built: {error}") from error
 
 
+@dataclass
+class ProcessorArguments:
+    """
+    How images and conversations become tokens, where it differs from the model's own processor.
+
+    Args:
+        processor_kwargs (`dict`, *optional*): Of `AutoProcessor.from_pretrained`, e.g. `{"max_pixels": 262144}`; kept
+            with what is trained, so that later stages see images of the same size.
+    """
+
+    processor_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Settings of the processor, as in '{\"max_pixels\": 262144}'; kept with what is trained."},
+    )
+
+    def load_processor(self, model_args: ModelConfig, trust_remote_code: bool = False) -> Any:
+        """The processor of `model_args.model_name_or_path`.
+
+        Raises:
+            ModelError: If it cannot be had.
+        """
+        from .data.model_checks import load_processor
+
+        own = json.loads(self.processor_kwargs) if isinstance(self.processor_kwargs, str) else self.processor_kwargs
+        name, revision = required_model(model_args), model_args.model_revision
+        return load_processor(name, revision=revision, trust_remote_code=trust_remote_code, **(own or {}))
+
+
+@dataclass
+class SamplingArguments:
+    """
+    How captions of both turns are sampled.
+
+    Args:
+        instruction (`str`, *optional*): Correction instruction; default: the scenes' own, else the released one.
+        batch_size (`int`): Images per batch.
+        max_new_tokens (`int`): Longest caption.
+        temperature (`float`): 0 is greedy; the released test setting is 0.95 with top_p 0.7.
+        top_p (`float`): Nucleus of sampling.
+        seed (`int`): Seed of sampling.
+    """
+
+    instruction: str | None = field(
+        default=None,
+        metadata={"help": "Correction instruction; default: the scenes' own for 'scenes', else the released."},
+    )
+    batch_size: int = field(default=64, metadata={"help": "Images per batch."})
+    max_new_tokens: int = field(default=512, metadata={"help": "Longest caption, in tokens."})
+    temperature: float = field(default=0.0, metadata={"help": "0 is greedy; the released test setting is 0.95."})
+    top_p: float = field(default=1.0, metadata={"help": "Nucleus of sampling; the released test setting is 0.7."})
+    seed: int = field(default=0, metadata={"help": "Seed of sampling."})
+
+    def generation(self) -> dict[str, Any]:
+        """Fields of transformers' `GenerationConfig`."""
+        if self.temperature == 0:
+            return {"max_new_tokens": self.max_new_tokens, "do_sample": False}
+        sampling = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+        return {"max_new_tokens": self.max_new_tokens, **sampling}
+
+
 def run_recipe(
     main: Callable[..., None], arguments: tuple[Any, ...], description: str | None, **defaults: Any
 ) -> None:
@@ -205,6 +265,17 @@ def _unknown_setting(argument: str, settings: list[str]) -> str:
     name = argument.lstrip("-").partition("=")[0]
     near = difflib.get_close_matches(name, settings, n=1)
     return f"unknown setting {name!r}; {f'did you mean {near[0]!r}?' if near else '--help lists all settings.'}"
+
+
+def required_model(model_args: ModelConfig) -> str:
+    """The model's name.
+
+    Raises:
+        SettingError: If there is none.
+    """
+    if not model_args.model_name_or_path:
+        raise SettingError("model_name_or_path is missing; name a folder or the id of a model on the Hub.")
+    return model_args.model_name_or_path
 
 
 def model_init_kwargs(training_args: Any, model_args: ModelConfig) -> dict[str, Any]:

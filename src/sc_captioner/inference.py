@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from .data.columns import conversation
+from .data.model_checks import cannot_be_loaded, load_processor
 from .generation import correction_bridge, generate_two_turns, vision_token_ids
 from .prompts import CORRECTION_INSTRUCTION
 
@@ -50,18 +51,19 @@ def load_captioner(
         model_kwargs: For `from_pretrained`, e.g. `dtype="bfloat16"` or `quantization_config`.
 
     Raises:
-        ValueError: If the model has no processor with an image processor and a chat template.
+        ModelError: If model or processor cannot be loaded; the message names the remedy.
     """
-    model: Any = AutoModelForImageTextToText.from_pretrained(
-        name_or_path, trust_remote_code=trust_remote_code, **model_kwargs
-    )
-    processor = AutoProcessor.from_pretrained(
-        _processor_source(name_or_path), padding_side="left", trust_remote_code=trust_remote_code
-    )
+    try:
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            name_or_path, trust_remote_code=trust_remote_code, **model_kwargs
+        )
+    except (OSError, ValueError) as error:
+        raise cannot_be_loaded(name_or_path, error) from error
+    processor = load_processor(_processor_source(name_or_path), trust_remote_code=trust_remote_code)
     if device is None and "device_map" not in model_kwargs:
         accelerator = torch.accelerator.current_accelerator()
         device = accelerator.type if accelerator and torch.accelerator.is_available() else "cpu"
-    if device is not None:
+    if device is not None and not getattr(model, "is_quantized", False):  # quantised weights stay where they are
         model.to(device)
     return model.eval(), processor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 
@@ -11,6 +12,63 @@ _CAPTION, _INSTRUCTION = "zebra crossing", "correct that"
 
 class ModelError(ValueError):
     """A model or processor cannot be trained to correct captions; the message names what is missing and the remedy."""
+
+
+def load_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """Configuration of a model.
+
+    Args:
+        name (`str`): Folder or Hub id of a model.
+        revision (`str`, *optional*): Revision on the Hub.
+        trust_remote_code (`bool`): Run code that the repository brings along.
+
+    Raises:
+        ModelError: If there is no such model, or it is an adapter that has not been merged.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise cannot_be_loaded(name, error) from error
+
+
+def load_processor(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False, **processor_kwargs: Any
+) -> Any:
+    """Processor of a model, ready for generation.
+
+    Args:
+        name, revision, trust_remote_code: As in [`load_config`].
+        processor_kwargs: Settings that differ from the processor's own, e.g. `max_pixels=262144`.
+
+    Raises:
+        ModelError: If there is no such processor, or a package that it needs is missing.
+    """
+    from transformers import AutoProcessor
+
+    options = {"revision": revision, "trust_remote_code": trust_remote_code, **processor_kwargs}
+    try:
+        return AutoProcessor.from_pretrained(name, padding_side="left", truncation_side="left", **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise cannot_be_loaded(name, error) from error
+
+
+def cannot_be_loaded(name: str, error: Exception, setting: str = "model_name_or_path") -> ModelError:
+    """The error that tells a user why there is no model of this name, and what to do."""
+    path = Path(name).expanduser()
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        return ModelError(
+            f"model {name!r} is an adapter; merge it into its base model first (python recipes/merge.py --adapter "
+            f"{name} --output_dir ...) and set {setting} to the result."
+        )
+    # A Hub id has one slash at most.
+    if not path.exists() and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
+        return ModelError(
+            f"model {name!r} does not exist; run the stage that writes it first ('make paper' lists the stages), or "
+            f"set {setting} to another one."
+        )
+    return ModelError(f"model {name!r} cannot be loaded ({_line_of(error)}); check {setting}.")
 
 
 def check_captioner(config: Any, processor: Any, *, name: str | None = None) -> None:

@@ -44,7 +44,8 @@ class SCConfig(GRPOConfig):
             `num_corrections` is 1) and scales by `scale_rewards`; `"reinforce"` takes the reward as it is.
         reuse_first_turn_cache (`bool`, defaults to `True`):
             Generate the second turn from the first turn's KV cache instead of encoding image and caption again.
-        freeze_vision_tower (`bool`, defaults to `True`): Train the language model only, as released.
+        freeze_vision_tower (`bool`, defaults to `True`):
+            Train the language model only, as released; vision encoder and projector stay as they are.
 
     Raises:
         ValueError: If a setting contradicts another one; the message names both and the remedy.

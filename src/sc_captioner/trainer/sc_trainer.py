@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import gather
 from datasets import Dataset, IterableDataset
-from transformers import AutoConfig, AutoProcessor, PreTrainedModel, ProcessorMixin, TrainerCallback
+from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from trl import GRPOTrainer
 
 from ..data.columns import DatasetError, conversational
-from ..data.model_checks import ModelError, check_captioner
+from ..data.model_checks import check_captioner, load_config, load_processor
 from ..generation import correction_bridge, vision_token_ids
 from .objective import correction_advantages, token_kl, turn_masks
 from .rollout import two_turn_rollout
 from .sc_config import SCConfig
+from .vision_tower import freeze_vision_tower
 
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class SCTrainer(GRPOTrainer):
                 rollout_func=two_turn_rollout,  # type: ignore[arg-type]
             )
         if args.freeze_vision_tower:
-            self.accelerator.unwrap_model(self.model).get_encoder(modality="image").requires_grad_(False)
+            freeze_vision_tower(self.accelerator.unwrap_model(self.model))
         self.bridge = correction_bridge(
             self.processing_class, args.instruction, self.eos_token_ids, **self.chat_template_kwargs
         )
@@ -263,18 +264,11 @@ def _config_and_processor(
 ) -> tuple[Any, ProcessorMixin]:
     # Both are small and checked before the weights are loaded.
     options: dict[str, Any] = {"trust_remote_code": args.trust_remote_code}
-    init_kwargs = args.model_init_kwargs
-    if isinstance(model, str) and isinstance(init_kwargs, dict) and init_kwargs.get("revision"):
-        options["revision"] = init_kwargs["revision"]
-    name = model if isinstance(model, str) else model.config._name_or_path
-    try:
-        config = AutoConfig.from_pretrained(name, **options) if isinstance(model, str) else model.config
-        if processor is None:
-            processor = AutoProcessor.from_pretrained(name, truncation_side="left", padding_side="left", **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"model {name!r} cannot be loaded ({reason}); check model_name_or_path.") from error
-    return config, processor
+    if not isinstance(model, str):
+        return model.config, processor or load_processor(model.config._name_or_path, **options)
+    if isinstance(args.model_init_kwargs, dict):
+        options["revision"] = args.model_init_kwargs.get("revision")
+    return load_config(model, **options), processor or load_processor(model, **options)
 
 
 def _conversations(dataset: Dataset | IterableDataset | None, setting: str) -> Dataset | IterableDataset | None:
