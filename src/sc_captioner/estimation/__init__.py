@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .model import ImageSize, ModelCost, model_cost
-from .stages import GPUS, GPU, Stage, StageEstimate, estimate, stage_of
+from .stages import GPU, GPUS, Stage, StageEstimate, estimate, stage_of
 
 
 __all__ = ["GPU", "GPUS", "ImageSize", "ModelCost", "Stage", "StageEstimate", "estimate", "model_cost", "stage_of"]

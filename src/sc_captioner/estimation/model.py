@@ -40,8 +40,9 @@ class ModelCost:
         gradient_bytes (`int`): Of the gradients.
         layers, hidden_size, vocab_size (`int`): Of the language model.
         kv_bytes_per_token (`int`): Keys and values of one token in all layers.
-        layer_input_bytes, layer_saved_bytes (`float`): Per token, what goes into a decoder layer and what autograd keeps
-            of it.
+        layer_input_bytes, layer_saved_bytes (`float`): Per token, what goes into a decoder layer, and what autograd
+            keeps of it.
+        layer_mask_bytes (`float`): Per pair of tokens, what a layer keeps of the mask of a batch with padding.
         image_tokens, patches (`int`): Of one image, in the language model and in the vision tower.
         vision_bytes (`int`): Intermediate values of the vision tower for one image.
         vision_saved_bytes (`int`): What autograd keeps of it where it is trained.
@@ -65,6 +66,7 @@ class ModelCost:
     kv_bytes_per_token: int
     layer_input_bytes: float
     layer_saved_bytes: float
+    layer_mask_bytes: float
     image_tokens: int
     patches: int
     vision_bytes: int
@@ -93,7 +95,7 @@ def model_cost(config: Any, settings: Mapping[str, Any], image: ImageSize, *, tr
     Args:
         config ([`~transformers.PretrainedConfig`]): Configuration of an image-text-to-text model.
         settings (`Mapping`): A recipe's settings: `dtype`, `load_in_4bit`, `load_in_8bit`, `use_peft`, `lora_*`,
-            `freeze_vision_tower`.
+            `freeze_vision_tower`, `processor_kwargs`.
         image ([`ImageSize`]): A typical image, before the model's own resizing.
         train (`bool`): Whether anything is trained.
     """
@@ -106,7 +108,7 @@ def model_cost(config: Any, settings: Mapping[str, Any], image: ImageSize, *, tr
     language = sum(p.numel() for p in model.parameters() if id(p) in language_ids)
     sizes = {id(p): _bytes_of(p, name, quantised, settings) for name, p in model.named_parameters()}
     layer_weights = sum(m.weight.numel() for m in decoder.layers.modules() if isinstance(m, nn.Linear))
-    patches, image_tokens = _patches_and_tokens(config, image)
+    patches, image_tokens = _patches_and_tokens(config, image, settings.get("processor_kwargs") or {})
     vision_flops = _vision_flops(model, config, patches, image_tokens)
     base = list(model.parameters())
 
@@ -114,18 +116,20 @@ def model_cost(config: Any, settings: Mapping[str, Any], image: ImageSize, *, tr
     if train and settings["use_peft"]:
         _add_adapters(model, settings)
     trained = [p for p in model.parameters() if train and p.requires_grad]
+    of_language = {id(p) for part in (decoder, model.get_output_embeddings()) for p in part.parameters()}
     if settings.get("freeze_vision_tower"):
-        kept = {id(p) for part in (decoder, model.get_output_embeddings()) for p in part.parameters()}
-        trained = [p for p in trained if id(p) in kept]
+        trained = [p for p in trained if id(p) in of_language]
     adapters = 0 if full else sum(p.numel() for p in trained)
-    adapter_width = 2 if quantised else 4  # TRL trains adapters of quantised models in bfloat16, PEFT others in float32
+    adapter_width = (
+        2 if quantised else 4
+    )  # TRL trains adapters of quantised models in bfloat16, PEFT others in float32
     trained_bytes = sum(p.numel() * p.element_size() for p in trained) if full else adapters * adapter_width
-    saved = _saved_bytes(decoder, dtype)
+    saved, mask = _saved_bytes(decoder, dtype)
     vision_dim, vision_inner, depth = _vision_sizes(config)
     # Scaled from the decoder's layers: both are pre-norm transformers, and what is kept grows with what they compute.
     text = config.get_text_config()
     vision_saved = saved * (4 * vision_dim + 2 * vision_inner) / (4 * text.hidden_size + 3 * text.intermediate_size)
-    vision_trained = train and not settings.get("freeze_vision_tower")
+    vision_trained = any(id(p) not in of_language for p in trained)
     return ModelCost(
         total=total,
         vision=total - language,
@@ -141,6 +145,7 @@ def model_cost(config: Any, settings: Mapping[str, Any], image: ImageSize, *, tr
         kv_bytes_per_token=2 * text.num_hidden_layers * text.num_key_value_heads * _head_dim(text) * dtype.itemsize,
         layer_input_bytes=text.hidden_size * dtype.itemsize,
         layer_saved_bytes=saved,
+        layer_mask_bytes=mask,
         image_tokens=image_tokens,
         patches=patches,
         vision_bytes=patches * (4 * vision_dim + 2 * vision_inner) * dtype.itemsize,
@@ -171,8 +176,10 @@ def _add_adapters(model: Any, settings: Mapping[str, Any]) -> None:
     from peft import get_peft_model
     from trl import ModelConfig, get_peft_config
 
-    names = ("lora_r", "lora_alpha", "lora_target_modules", "lora_modules_to_save", "lora_task_type", "use_dora")
-    get_peft_model(model, get_peft_config(ModelConfig(use_peft=True, **{name: settings[name] for name in names})))
+    names = [name for name in settings if name.startswith("lora_")]
+    adapters = get_peft_config(ModelConfig(use_peft=True, **{name: settings[name] for name in names}))
+    assert adapters is not None  # what use_peft decides
+    get_peft_model(model, adapters)
 
 
 def _quantised_layers(config: Any, settings: Mapping[str, Any]) -> set[str]:
@@ -201,23 +208,27 @@ def _bytes_of(parameter: torch.Tensor, name: str, quantised: set[str], settings:
     return -(-number // 2) + scales
 
 
-def _saved_bytes(decoder: Any, dtype: torch.dtype, tokens: int = 256) -> float:
-    """Bytes per token that autograd keeps of one decoder layer, adapters included.
+def _saved_bytes(decoder: Any, dtype: torch.dtype, tokens: int = 1021) -> tuple[float, float]:
+    """Bytes that autograd keeps of one decoder layer, adapters included: per token, and per pair of tokens.
 
-    The difference between passes through two layers and one, under autocast as the trainers run it. Attention is
-    PyTorch's fused one, which keeps nothing that grows with the square of the length.
+    The difference between passes through two layers and one, under autocast as the trainers run it, of a batch with
+    padding. Attention is PyTorch's fused one: of what grows with the square of the length only the mask is kept.
     """
     passes = []
     for layers in (2, 1):
         decoder.layers = decoder.layers[:layers]
-        passes.append(_saved_in_pass(decoder, dtype, tokens))
-    return (passes[0] - passes[1]) / tokens
+        kept = _kept_in_pass(decoder, dtype, tokens)
+        masks = sum(size for shape, size in kept if shape[-2:] == (tokens, tokens))
+        passes.append((sum(size for _, size in kept) - masks, masks))
+    (two, masks_of_two), (one, masks_of_one) = passes
+    return (two - one) / tokens, (masks_of_two - masks_of_one) / tokens**2
 
 
-def _saved_in_pass(decoder: Any, dtype: torch.dtype, tokens: int) -> int:
+def _kept_in_pass(decoder: Any, dtype: torch.dtype, tokens: int) -> list[tuple[tuple[int, ...], int]]:
+    """Shape and bytes of every tensor that autograd keeps of a forward pass; views count once, weights never."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    kept: dict[int, torch.UntypedStorage] = {}
+    kept: dict[int, tuple[torch.UntypedStorage, tuple[int, ...]]] = {}
     with FakeTensorMode():
         state = {
             name: torch.empty(tensor.shape, dtype=tensor.dtype, requires_grad=tensor.requires_grad)
@@ -228,46 +239,54 @@ def _saved_in_pass(decoder: Any, dtype: torch.dtype, tokens: int) -> int:
         def keep(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
             if storage._cdata not in weights:
-                kept[storage._cdata] = storage
+                kept[storage._cdata] = (storage, tuple(tensor.shape))
             return tensor
 
-        inputs = {
-            "inputs_embeds": torch.empty(1, tokens, decoder.config.hidden_size, dtype=dtype, requires_grad=True),
-            "position_ids": torch.empty(1, tokens, dtype=torch.long),
-            "use_cache": False,
-        }
+        positions = torch.empty(1, tokens, dtype=torch.long)
         if "mrope_section" in (getattr(decoder.config, "rope_parameters", None) or {}):
-            inputs["position_ids"] = inputs["position_ids"].expand(3, 1, tokens)
+            positions = positions.expand(3, 1, tokens)  # one each for time, height and width
         half = dtype in (torch.bfloat16, torch.float16)
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
             torch.autocast("cpu", dtype=torch.bfloat16, enabled=half),
         ):
-            # The result keeps the graph, and with it the storages, alive until they are counted.
-            result = torch.func.functional_call(decoder, state, kwargs=inputs)
-            size = sum(storage.nbytes() for storage in kept.values())
-        del result
-    return size
+            torch.func.functional_call(
+                decoder,
+                state,
+                kwargs={
+                    "inputs_embeds": torch.empty(
+                        1, tokens, decoder.config.hidden_size, dtype=dtype, requires_grad=True
+                    ),
+                    "attention_mask": torch.ones(1, tokens, dtype=torch.long),
+                    "position_ids": positions,
+                    "use_cache": False,
+                },
+            )
+        return [(shape, storage.nbytes()) for storage, shape in kept.values()]
 
 
-def _patches_and_tokens(config: Any, image: ImageSize) -> tuple[int, int]:
-    """Patches that the vision tower sees of an image, and tokens that the language model sees of it."""
+def _patches_and_tokens(config: Any, image: ImageSize, processor: Mapping[str, Any]) -> tuple[int, int]:
+    """Patches that the vision tower sees of an image, and tokens that the language model sees of it.
+
+    `processor` has what the recipe changes of the processor that belongs to the model.
+    """
     vision = config.vision_config
     side = vision.patch_size
     if hasattr(vision, "spatial_merge_size"):  # Qwen: the image's own size
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
         merge = vision.spatial_merge_size
-        height, width = smart_resize(image.height, image.width, side * merge, max_pixels=16384 * (side * merge) ** 2)
+        limits = {"max_pixels": processor.get("max_pixels", 16384 * (side * merge) ** 2)}
+        height, width = smart_resize(image.height, image.width, side * merge, **limits)
         patches = height * width // side**2
         return patches, patches // merge**2
     patches = (vision.image_size // side) ** 2
     if hasattr(config, "scale_factor"):  # SmolVLM: tiles, and the whole image as one more
         from transformers import SmolVLMImageProcessor
 
-        size = {"longest_edge": 4 * vision.image_size}
-        processor = SmolVLMImageProcessor(size=size, max_image_size={"longest_edge": vision.image_size})
-        tiles = processor.get_number_of_image_patches(image.height, image.width)[0]
+        size = processor.get("size", {"longest_edge": 4 * vision.image_size})
+        tiler = SmolVLMImageProcessor(size=size, max_image_size={"longest_edge": vision.image_size})
+        tiles = tiler.get_number_of_image_patches(image.height, image.width)[0]
         return tiles * patches, tiles * patches // config.scale_factor**2
     return patches, patches  # LLaVA
 
@@ -296,7 +315,11 @@ def _vision_flops(model: Any, config: Any, patches: int, image_tokens: int) -> f
 def _attended(config: Any, patches: int) -> int:
     """Patches that a patch attends to: its image's, of LLaVA and SmolVLM its tile's."""
     vision = config.vision_config
-    return patches if hasattr(vision, "spatial_merge_size") else min(patches, (vision.image_size // vision.patch_size) ** 2)
+    return (
+        patches
+        if hasattr(vision, "spatial_merge_size")
+        else min(patches, (vision.image_size // vision.patch_size) ** 2)
+    )
 
 
 def _head_dim(text: Any) -> int:

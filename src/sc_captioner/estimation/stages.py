@@ -19,7 +19,7 @@ _TILE_TOKENS, _TILE_WORDS = 4096, 32768
 
 @dataclass(frozen=True)
 class GPU:
-    """Peak of dense bfloat16 arithmetic in FLOP/s, bandwidth in byte/s, memory in bytes, from the maker's data sheet."""
+    """Peak of dense bfloat16 arithmetic in FLOP/s, bandwidth in byte/s, memory in bytes, by the maker's data sheet."""
 
     flops: float
     bandwidth: float
@@ -173,9 +173,11 @@ def _memory(model: ModelCost, stage: Stage) -> tuple[dict[str, int], int]:
     training = 0
     if stage.passes:
         parts["gradients"] = model.gradient_bytes
-        parts["activations, kept"] = round(stage.rows * length * model.layers * model.layer_saved_bytes)
+        layer = stage.rows * length * (model.layer_saved_bytes + length * model.layer_mask_bytes)
+        parts["activations, kept"] = round(model.layers * layer)
+        # Checkpointing keeps what goes into every layer, and of one layer at a time the rest.
         parts["activations, checkpointed"] = round(
-            stage.rows * length * (model.layers * model.layer_input_bytes + model.layer_saved_bytes)
+            stage.rows * length * model.layers * model.layer_input_bytes + layer
         )
         parts["vision tower"] = stage.rows * max(model.vision_bytes, model.vision_saved_bytes)
         scored = stage.rows * (length - model.image_tokens)
