@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..hub import hub_error
 from .columns import DatasetError
 from .preparation import PreparationReport
 
@@ -62,29 +63,12 @@ class DatasetRepository:
         self._call("create_commit", operations=operations, commit_message=f"Complete the split {split}")
 
     def _call(self, method: str, **arguments: Any) -> Any:
-        from huggingface_hub.errors import (
-            HfHubHTTPError,
-            HFValidationError,
-            HTTPError,  # of the HTTP library below, which changed between versions
-            LocalTokenNotFoundError,
-            OfflineModeIsEnabled,
-        )
-
         try:
             return getattr(self.api, method)(repo_id=self.repo_id, repo_type="dataset", **arguments)
-        except HFValidationError as error:
-            raise DatasetError(f"push_to_hub={self.repo_id!r} is no dataset's name; write namespace/name.") from error
-        except LocalTokenNotFoundError as error:
-            raise DatasetError("you are not logged in; run `hf auth login` or set HF_TOKEN.") from error
-        except HfHubHTTPError as error:
-            raise DatasetError(_refusal(self.repo_id, error)) from error
-        except OfflineModeIsEnabled as error:
-            raise DatasetError("HF_HUB_OFFLINE is set; unset it to publish.") from error
-        except (HTTPError, OSError) as error:
-            raise DatasetError(
-                f"{self.api.endpoint} cannot be reached or broke off ({type(error).__name__}); start again to go on "
-                "where it stopped."
-            ) from error
+        except Exception as error:
+            # What is on the Hub is noted in the report, and stays out of a second attempt.
+            reason = str(hub_error(error, self.repo_id)).rstrip(".")
+            raise DatasetError(f"{reason}; the same command goes on where it stopped.") from None
 
 
 def _card(split: str, report: PreparationReport) -> DatasetCard:
@@ -114,15 +98,3 @@ def _merged(configs: list[dict[str, Any]], split: str) -> list[dict[str, Any]]:
     files = default.get("data_files") or []
     default["data_files"] = [*(f for f in files if f.get("split") != split), _files_of(split)]
     return configs
-
-
-def _refusal(repo_id: str, error: Any) -> str:
-    status = error.response.status_code if error.response is not None else None
-    if status == 401:
-        return "the Hub does not know your login; run `hf auth login` or set HF_TOKEN to a valid token."
-    if status == 403:
-        return f"your token may not write to {repo_id}; use one with the right to write, or another namespace."
-    if status == 429:
-        return "the Hub asks for fewer requests; start again later to go on where it stopped."
-    reason = error.server_message or f"status {status}"
-    return f"the Hub refused to publish {repo_id}: {reason}; start again to go on where it stopped."
