@@ -13,7 +13,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZ
 TEST_ENV := HF_HUB_OFFLINE=1 $(ONE_THREAD) $(if $(NLTK_DATA_HERE),NLTK_DATA=$(NLTK_DATA_HERE))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test quality bench constraints clean
+.PHONY: help venv quickstart paper test quality bench constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,26 @@ $(STAMP): pyproject.toml constraints.txt
 
 quickstart: $(STAMP) ## train a self-correcting captioner on small scenes, write its report (15 minutes on 2 cores at most)
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python recipes/quickstart.py --accelerate_config $(ACCELERATE_CONFIG) $(ARGS)
+
+MODEL ?= qwen2_vl_7b
+define PAPER
+# $(MODEL) on the paper's data: json files of zl2048/SC-Captioner-data, images of COCO train2017 and DOCCI.
+# Every command can be given again after a stop and goes on. Several GPUs: ACCELERATE_CONFIG=recipes/accelerate/multi_gpu.yaml
+python recipes/prepare_data.py --dataset train_coco6k_sft.json --image_root coco/train2017 --output_dir data/refinedcaps
+python recipes/prepare_data.py --dataset test_docci500.json --dataset_split test --image_root docci/images --output_dir data/docci500
+accelerate launch --config_file $(ACCELERATE_CONFIG) recipes/sft.py --config recipes/$(MODEL)/sft.yaml
+python recipes/merge.py --adapter outputs/$(MODEL)/sft --output_dir outputs/$(MODEL)/merged
+accelerate launch --config_file $(ACCELERATE_CONFIG) recipes/sc.py --config recipes/$(MODEL)/sc.yaml
+accelerate launch --config_file $(ACCELERATE_CONFIG) recipes/predict.py --config recipes/$(MODEL)/predict.yaml
+python recipes/evaluate.py --predictions outputs/$(MODEL)/docci500 --annotations docci500 --parser factual \
+    --encoder sentence-transformers/all-mpnet-base-v2 --output_dir outputs/$(MODEL)/docci500_scores
+endef
+export PAPER
+
+paper: ## print the commands of the whole paper, data to scores (MODEL=llava_1_5_7b or another folder of recipes/)
+	@test -f recipes/$(MODEL)/sft.yaml || { echo "There is no recipes/$(MODEL)/sft.yaml; MODEL is one of" \
+		$(patsubst recipes/%/predict.yaml,%,$(wildcard recipes/*/predict.yaml)) >&2; exit 1; }
+	@echo "$$PAPER"
 
 test: $(STAMP) ## run the tests (about 20 minutes on 2 cores; ARGS="-k reward" picks some)
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)

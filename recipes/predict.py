@@ -73,3 +73,4 @@ def main(args: PredictionArguments, dataset_args: DatasetArguments, model_args: 
 
 if __name__ == "__main__":
     run_recipe(main, (PredictionArguments, DatasetArguments, ModelConfig), __doc__, dataset_split="test", dtype="auto")
+    PartialState().destroy_process_group()

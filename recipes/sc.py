@@ -31,12 +31,13 @@ def main(
 ) -> None:
     checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
     training_args.model_init_kwargs = model_init_kwargs(training_args, model_args)
+    processor = processor_args.load_processor(model_args, training_args.trust_remote_code)
     trainer = SCTrainer(
         model=model_args.model_name_or_path,
         reward_funcs=reward_args.reward(),
         args=training_args,
         train_dataset=dataset_args.load(),
-        processing_class=processor_args.load_processor(model_args, training_args.trust_remote_code),
+        processing_class=processor,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
-import torch
 from transformers import ProcessorMixin
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
@@ -27,7 +26,7 @@ from sc_captioner.data.columns import with_column
 from sc_captioner.data.model_checks import check_captioner, load_config
 from sc_captioner.data.scene_errors import build_conversations
 from sc_captioner.prompts import CORRECTION_INSTRUCTION
-from sc_captioner.trainer.vision_tower import freeze_vision_tower
+from sc_captioner.trainer.trainable_weights import freeze_vision_tower
 
 
 @dataclass
@@ -67,11 +66,12 @@ def main(
 ) -> None:
     checkpoint = checkpoint_to_resume(training_args.resume_from_checkpoint, training_args.output_dir)
     training_args.model_init_kwargs = model_init_kwargs(training_args, model_args)
+    processor = checked_processor(processor_args, training_args, model_args)
     trainer = SFTTrainer(
         model=model_args.model_name_or_path,
         args=training_args,
         train_dataset=conversations(data_args),
-        processing_class=checked_processor(processor_args, training_args, model_args),
+        processing_class=processor,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import runpy
-import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from datasets import Dataset
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import TINY
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from trl import SFTConfig, SFTTrainer
 
 
 ROOT = Path(__file__).parents[1]
@@ -83,8 +82,8 @@ def stages(recipe, workplace):
     reward = {"parser": "compact", "parser_options": "{}", "encoder": MINILM}
     done = {name: workplace / name for name in ("sft", "merged", "sc", "sc_qlora", "predictions", "scores")}
     run(
-        "sft", yamls / "sft.yaml", model_name_or_path=workplace / "base", output_dir=done["sft"], max_steps=2, use_cpu=True,
-        **small, **pixels,
+        "sft", yamls / "sft.yaml", model_name_or_path=workplace / "base", output_dir=done["sft"], max_steps=2,
+        use_cpu=True, **small, **pixels,
     )  # fmt: skip
     run("merge", None, adapter=done["sft"], output_dir=done["merged"], dtype="float32")
     for name in ("sc", "sc_qlora"):
@@ -111,7 +110,7 @@ def test_stages_follow_each_other(stages, workplace):
     logs = json.loads((stages["sc"] / "trainer_state.json").read_text())["log_history"]
     assert logs[0]["first_turn/kl"] == pytest.approx(0.0, abs=1e-6)  # the merged model is the reference
     assert "reward" in logs[0] and logs[0]["skipped_samples"] == 0
-    rows = [json.loads(line) for line in (stages["predictions"] / "predictions.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (stages["predictions"] / "predictions.jsonl").read_text().split("\n")[:-1]]
     assert [row["label"] for row in rows] == REFERENCES
     assert all(list(row) == ["prompt", "label", "predict", "predict_turn2"] for row in rows)
     assert json.loads((stages["scores"] / "results.json").read_text())["second"]["n"] == 4
@@ -135,3 +134,29 @@ def test_the_merged_model_is_base_plus_adapter(stages, workplace):
     trained, kept = (AutoProcessor.from_pretrained(stages[name]) for name in ("sft", "merged"))
     assert kept.chat_template == trained.chat_template
     assert kept.image_processor.to_dict() == trained.image_processor.to_dict()
+
+
+def test_fine_tuning_teaches_the_caption_and_its_end(stages):
+    """Of a conversation, trained on is what the assistant says, end-of-turn token included, and nothing else."""
+    rows = Dataset.from_dict(
+        {
+            "image": [Image.new("RGB", (84, 56))],
+            "messages": [[{"role": "user", "content": "Describe."}, {"role": "assistant", "content": REFERENCES[0]}]],
+        }
+    )
+    args = SFTConfig(str(stages["sft"] / "labels"), assistant_only_loss=True, use_cpu=True, bf16=False)
+    processor = AutoProcessor.from_pretrained(stages["sft"])
+    trainer = SFTTrainer(str(stages["merged"]), args, train_dataset=rows, processing_class=processor)
+    labels = next(iter(trainer.get_train_dataloader()))["labels"][0]
+    taught = processor.tokenizer.decode(labels[labels != -100])
+    assert taught.strip() == REFERENCES[0] + processor.tokenizer.eos_token
+
+
+def test_an_adapter_of_qlora_captions_quantised(recipe, stages, workplace):
+    """In 8 bits: bitsandbytes' 4 bits on a CPU take layers of multiples of 64 only."""
+    captions = stages["predictions"] / "quantised"
+    run(
+        "predict", ROOT / "recipes" / recipe / "predict.yaml", model_name_or_path=stages["sc_qlora"],
+        load_in_8bit=True, dataset=workplace / "data", max_new_tokens=8, output_dir=captions,
+    )  # fmt: skip
+    assert len((captions / "predictions.jsonl").read_text().split("\n")[:-1]) == 4

