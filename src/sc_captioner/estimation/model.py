@@ -100,43 +100,27 @@ def model_cost(config: Any, settings: Mapping[str, Any], image: ImageSize, *, tr
         train (`bool`): Whether anything is trained.
     """
     dtype = _dtype(settings, config)
-    quantised = _quantised_layers(config, settings)
     model = _on_meta(config, dtype)
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
-    language_ids = {id(p) for part in (decoder, head) for p in part.parameters()}
-    total = sum(p.numel() for p in model.parameters())
-    language = sum(p.numel() for p in model.parameters() if id(p) in language_ids)
-    sizes = {id(p): _bytes_of(p, name, quantised, settings) for name, p in model.named_parameters()}
-    layer_weights = sum(m.weight.numel() for m in decoder.layers.modules() if isinstance(m, nn.Linear))
     patches, image_tokens = _patches_and_tokens(config, image, settings.get("processor_kwargs") or {})
-    vision_flops = _vision_flops(model, config, patches, image_tokens)
-    base = list(model.parameters())
+    # Read before adapters are put in: they are counted as trained, not as weights.
+    sizes = _weights(model, _quantised_layers(config, settings), settings)
+    arithmetic = _arithmetic(model, config, patches, image_tokens)
 
+    trained = _trained(model, settings) if train else []
     full = train and not settings["use_peft"]
-    if train and settings["use_peft"]:
-        _add_adapters(model, settings)
-    trained = [p for p in model.parameters() if train and p.requires_grad]
-    of_language = {id(p) for part in (decoder, model.get_output_embeddings()) for p in part.parameters()}
-    if settings.get("freeze_vision_tower"):
-        trained = [p for p in trained if id(p) in of_language]
-    adapters = 0 if full else sum(p.numel() for p in trained)
-    adapter_width = (
-        2 if quantised else 4
-    )  # TRL trains adapters of quantised models in bfloat16, PEFT others in float32
-    trained_bytes = sum(p.numel() * p.element_size() for p in trained) if full else adapters * adapter_width
-    saved, mask = _saved_bytes(decoder, dtype)
-    vision_dim, vision_inner, depth = _vision_sizes(config)
-    # Scaled from the decoder's layers: both are pre-norm transformers, and what is kept grows with what they compute.
+    # Adapters are in float32, beside weights of any type.
+    trained_bytes = sum(p.numel() * (p.element_size() if full else 4) for p in trained)
+    saved, mask = _saved_bytes(model.get_decoder(), dtype)
     text = config.get_text_config()
-    vision_saved = saved * (4 * vision_dim + 2 * vision_inner) / (4 * text.hidden_size + 3 * text.intermediate_size)
+    width, inner, depth = _vision_sizes(config)
+    # Scaled from the decoder's layers: both are pre-norm transformers, and what is kept grows with what they compute.
+    vision_saved = saved * (4 * width + 2 * inner) / (4 * text.hidden_size + 3 * text.intermediate_size)
+    of_language = _language_ids(model)
     vision_trained = any(id(p) not in of_language for p in trained)
     return ModelCost(
-        total=total,
-        vision=total - language,
-        language=language,
+        **sizes,
+        **arithmetic,
         trainable=sum(p.numel() for p in trained),
-        weight_bytes=sum(sizes[id(p)] for p in base),
-        language_weight_bytes=sum(sizes[id(p)] for p in base if id(p) in language_ids),
         trainable_bytes=0 if full else trained_bytes,
         gradient_bytes=trained_bytes,
         layers=text.num_hidden_layers,
@@ -148,14 +132,52 @@ def model_cost(config: Any, settings: Mapping[str, Any], image: ImageSize, *, tr
         layer_mask_bytes=mask,
         image_tokens=image_tokens,
         patches=patches,
-        vision_bytes=patches * (4 * vision_dim + 2 * vision_inner) * dtype.itemsize,
+        vision_bytes=patches * (4 * width + 2 * inner) * dtype.itemsize,
         vision_saved_bytes=round(patches * depth * vision_saved) if vision_trained else 0,
-        layer_weights=layer_weights,
-        head_weights=head.weight.numel(),
-        attention_width=text.num_attention_heads * _head_dim(text),
-        vision_flops=vision_flops,
         full=full,
     )
+
+
+def _language_ids(model: Any) -> set[int]:
+    """Identities of the language model's parameters, LM head and adapters included."""
+    return {id(p) for part in (model.get_decoder(), model.get_output_embeddings()) for p in part.parameters()}
+
+
+def _weights(model: Any, quantised: set[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    of_language = _language_ids(model)
+    numbers, sizes = [0, 0], [0, 0]
+    for name, parameter in model.named_parameters():
+        part = id(parameter) in of_language
+        numbers[part] += parameter.numel()
+        sizes[part] += _bytes_of(parameter, name, quantised, settings)
+    return {
+        "total": sum(numbers),
+        "vision": numbers[False],
+        "language": numbers[True],
+        "weight_bytes": sum(sizes),
+        "language_weight_bytes": sizes[True],
+    }
+
+
+def _arithmetic(model: Any, config: Any, patches: int, image_tokens: int) -> dict[str, Any]:
+    text, layers = config.get_text_config(), model.get_decoder().layers
+    return {
+        "layer_weights": sum(m.weight.numel() for m in layers.modules() if isinstance(m, nn.Linear)),
+        "head_weights": model.get_output_embeddings().weight.numel(),
+        "attention_width": text.num_attention_heads * _head_dim(text),
+        "vision_flops": _vision_flops(model, config, patches, image_tokens),
+    }
+
+
+def _trained(model: Any, settings: Mapping[str, Any]) -> list[torch.Tensor]:
+    """Parameters that the recipe trains; with adapters, these are put into the model."""
+    if settings["use_peft"]:
+        _add_adapters(model, settings)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not settings.get("freeze_vision_tower"):
+        return trained
+    of_language = _language_ids(model)
+    return [p for p in trained if id(p) in of_language]
 
 
 def _dtype(settings: Mapping[str, Any], config: Any) -> torch.dtype:
@@ -214,12 +236,13 @@ def _saved_bytes(decoder: Any, dtype: torch.dtype, tokens: int = 1021) -> tuple[
     The difference between passes through two layers and one, under autocast as the trainers run it, of a batch with
     padding. Attention is PyTorch's fused one: of what grows with the square of the length only the mask is kept.
     """
-    passes = []
-    for layers in (2, 1):
-        decoder.layers = decoder.layers[:layers]
+    passes, layers = [], decoder.layers
+    for number in (2, 1):
+        decoder.layers = layers[:number]
         kept = _kept_in_pass(decoder, dtype, tokens)
         masks = sum(size for shape, size in kept if shape[-2:] == (tokens, tokens))
         passes.append((sum(size for _, size in kept) - masks, masks))
+    decoder.layers = layers
     (two, masks_of_two), (one, masks_of_one) = passes
     return (two - one) / tokens, (masks_of_two - masks_of_one) / tokens**2
 
