@@ -118,11 +118,13 @@ def settings_of(path: Path, stage: str, changes: list[str]) -> dict[str, Any]:
         first = yaml.safe_load(beside.read_text(encoding="utf-8"))
         defaults["processor_kwargs"] = first.get("processor_kwargs")
     settings = defaults | written
-    for name, value in zip(changes[::2], changes[1::2]):
-        if name.removeprefix("--") not in settings:
-            raise SettingError(f"unknown setting {name.removeprefix('--')!r} of {path}.")
-        settings[name.removeprefix("--")] = yaml.safe_load(value)
-    return settings
+    for option in changes[::2]:
+        if option.removeprefix("--") not in settings:
+            raise SettingError(f"unknown setting {option.removeprefix('--')!r} of {path}.")
+    if len(changes) % 2:
+        raise SettingError(f"{changes[-1]} needs a value, as in {changes[-1]} true.")
+    values = {name.removeprefix("--"): yaml.safe_load(value) for name, value in zip(changes[::2], changes[1::2])}
+    return settings | values
 
 
 def architecture(path: Path, settings: dict[str, Any]) -> Any:

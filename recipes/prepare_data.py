@@ -1,4 +1,4 @@
-"""Turn captions of any source into a checked dataset of our columns, on disk or on the Hub.
+r"""Turn captions of any source into a checked dataset of our columns, on disk or on the Hub.
 
     python recipes/prepare_data.py --dataset train_coco6k_sft.json --image_root coco/train2017 --output_dir data/coco6k
     python recipes/prepare_data.py --dataset docci_descriptions.jsonlines --image_root docci/images \

@@ -277,6 +277,7 @@ def test_a_mistake_ends_in_one_sentence(capsys, tmp_path):
         (["--config", tmp_path / "none.yaml", "--stage", "sc"], "none.yaml"),
         (["--config", tmp_path / "sc.yaml"], "put the model's config.json beside"),
         (["--config", sc, "--lora_rank", "8"], "unknown setting 'lora_rank'"),
+        (["--config", sc, "--load_in_4bit"], "--load_in_4bit needs a value"),
     ):
         with pytest.raises(SystemExit) as exit_info:
             run_estimate(capsys, *arguments)

@@ -240,7 +240,7 @@ def test_a_stopped_preparation_goes_on_and_ends_like_one_that_was_not(tmp_path):
 
     whole = run(tmp_path / "whole")
     finished.clear()
-    with pytest.raises(ConnectionError):
+    with pytest.raises(DatasetError, match=r"broke off after 200 rows \(the source broke off\); the same command"):
         run(tmp_path / "stopped", broken_at=200)
     assert 0 < len(finished) < len(whole.shards)
     report = run(tmp_path / "stopped")

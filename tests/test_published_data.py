@@ -84,6 +84,10 @@ def test_data_larger_than_the_disk_goes_through_it(hub, client, rows, tmp_path):
     for streaming in (False, True):
         assert references(client, "me/through", streaming) == GOOD
     assert client(hub_client.checked_references, "me/through") == GOOD
+    # And from one Hub dataset to another, of which nothing but the shard at hand is on this disk.
+    arguments = ["--dataset", "me/through", "--output_dir", str(tmp_path / "again"), "--push_to_hub", "me/again"]
+    assert client(hub_client.recipe, "prepare_data", *arguments, "--keep_shards", "false") == 0
+    assert references(client, "me/again", streaming=True) == GOOD
     card = DatasetCard(hub.files("dataset", "me/through")["README.md"].decode())
     assert card.data.configs[0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
     assert "| dropped" in card.text and str(rows.parent) not in card.content

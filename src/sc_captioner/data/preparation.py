@@ -110,7 +110,8 @@ def prepare(
             again where an earlier run did not get that far.
 
     Raises:
-        DatasetError: If no row is good, or `output_dir` holds this split made with other settings.
+        DatasetError: If no row is good, the source breaks off, or `output_dir` holds this split made with other
+            settings.
     """
     folder = Path(output_dir)
     report_file, dropped_file = folder / f"preparation-{split}.json", folder / f"dropped-{split}.jsonl"
@@ -207,7 +208,19 @@ def _forget_after(dropped_file: Path, read: int) -> None:
 def _with_bar(source: CaptionSource, start: int) -> Iterator[dict[str, Any] | str]:
     from tqdm.auto import tqdm
 
-    yield from tqdm(islice(source.rows, start, None), desc="Preparing rows", unit="row", initial=start)
+    read = start
+    try:
+        for row in tqdm(islice(source.rows, start, None), desc="Preparing rows", unit="row", initial=start):
+            read += 1
+            yield row
+    except DatasetError:
+        raise
+    except Exception as error:  # whatever reader, network and decompression raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DatasetError(
+            f"the source broke off after {read} rows ({reason.rstrip('.')}); the same command goes on behind the last "
+            "finished shard."
+        ) from error
 
 
 def _checked(
