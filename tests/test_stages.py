@@ -145,6 +145,24 @@ def test_a_missing_model_or_data_set_is_named(base, data, tmp_path, capsys):
     assert "model_name_or_path is missing" in refusal(capsys, "predict", "--dataset", data)
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "package", "said"),
+    [
+        ("attn_implementation", "flash_attention_2", "flash_attn", "FlashAttention2"),
+        ("use_vllm", "true", "vllm", "Please install vLLM"),
+        ("use_liger_kernel", "true", "liger_kernel", "pip install liger-kernel"),
+    ],
+)
+def test_a_missing_package_is_named(base, data, tmp_path, capsys, setting, value, package, said):
+    if find_spec(package):
+        pytest.skip(f"{package} is installed")
+    told = refusal(
+        capsys, "sc", "--config", YAMLS / "sc.yaml", "--model_name_or_path", base, "--dataset", data, "--parser",
+        "compact", "--parser_options", "{}", "--encoder", MINILM, "--output_dir", tmp_path, f"--{setting}", value,
+    )  # fmt: skip
+    assert "a package is missing" in told and said in told
+
+
 def test_stages_out_of_order_are_refused(base, data, adapter, tmp_path, capsys):
     bare = tmp_path / "adapter"
     bare.mkdir()

@@ -255,6 +255,9 @@ def run_recipe(
         main(*values)
     except (DatasetError, ModelError, SettingError) as error:
         parser.exit(2, f"error: {error}\n")
+    except ImportError as error:
+        # A setting asks for an optional package (vLLM, FlashAttention, Liger); its library says for which.
+        parser.exit(2, f"error: a package is missing: {' '.join(str(error).split())}\n")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
