@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 # Files that run code when they are loaded; nothing here needs them, so none is published.
 PICKLES = ["*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.distcp", "*.metadata"]
 
-_TOKEN = re.compile(r"hf_[A-Za-z0-9_]{8,}")
+_TOKEN = re.compile(r"hf_(?:[a-z]+_)?[A-Za-z0-9.-]{16,}")
 
 
 class HubError(RuntimeError):
@@ -83,7 +83,10 @@ def hide_tokens_in_logs() -> None:
 
     def blotted(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make(*args, **kwargs)
-        message = record.getMessage()
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError, KeyError):
+            return record  # of a library whose arguments do not fit its message: logging will say so
         if (token and token in message) or _TOKEN.search(message):
             record.msg, record.args = without_tokens(message), ()
         return record
