@@ -71,10 +71,10 @@ def check_caption_dataset(
         )
     if isinstance(dataset, datasets.IterableDataset):
         return _checked_stream(dataset, setting, required, peek)
-    _check_column_names(dataset.column_names, setting, required)
+    check_column_names(dataset.column_names, setting, required)
     if len(dataset) == 0:
         raise DatasetError(f"{setting} is empty: check dataset_split and num_samples.")
-    problems = _row_problems(_with_raw_images(dataset.with_format(None)), required, num_proc)
+    problems = _row_problems(with_raw_images(dataset.with_format(None)), required, num_proc)
     if problems:
         raise _error_of(problems, setting, len(dataset))
     return dataset
@@ -149,12 +149,12 @@ def _conversational_features(features: Any) -> Any:
     return datasets.Features({**features, "prompt": datasets.List({"role": text, "content": text})})
 
 
-def _with_raw_images(dataset: DatasetT) -> DatasetT:
+def with_raw_images(dataset: DatasetT, column: str = "image") -> DatasetT:
     """Images as bytes or path: decoding is then ours to try, and a bad one names its row."""
     import datasets
 
-    if dataset.features is not None and isinstance(dataset.features.get("image"), datasets.Image):
-        return dataset.cast_column("image", datasets.Image(decode=False))
+    if dataset.features is not None and isinstance(dataset.features.get(column), datasets.Image):
+        return dataset.cast_column(column, datasets.Image(decode=False))
     return dataset
 
 
@@ -194,11 +194,11 @@ def _checked_stream(dataset: IterableDataset, setting: str, required: Sequence[s
     import datasets
 
     if dataset.column_names is not None:
-        _check_column_names(dataset.column_names, setting, required)
-    raw = _with_raw_images(dataset)
+        check_column_names(dataset.column_names, setting, required)
+    raw = with_raw_images(dataset)
     problems, count = {}, 0
     for index, row in enumerate(raw.take(peek)):
-        _check_column_names(list(row), setting, required)
+        check_column_names(list(row), setting, required)
         count += 1
         if problem := row_problem(row, required):
             problems[index] = problem
@@ -238,7 +238,8 @@ class _GoodRows:
         return False
 
 
-def _check_column_names(names: Sequence[str], setting: str, required: Sequence[str]) -> None:
+def check_column_names(names: Sequence[str], setting: str, required: Sequence[str]) -> None:
+    """Raises a [`DatasetError`] that names the first missing column and the setting that mends it."""
     for column in required:
         if column not in names:
             raise DatasetError(
@@ -289,7 +290,7 @@ def _image_problem(value: Any) -> str | None:
         return f"holds {type(value).__name__} where one image (or its path) is needed; convert the column"
     path = str(value.get("path") or "")
     try:
-        data = value.get("bytes") or _bytes_of(path)
+        data = value.get("bytes") or bytes_of(path)
     except OSError as error:
         reason = error.strerror or error
         return f"points at the file {path}, which cannot be read ({reason}); check image_root or remove the row"
@@ -303,7 +304,8 @@ def _image_problem(value: Any) -> str | None:
         return _corrupt(path, error)
 
 
-def _bytes_of(path: str) -> bytes:
+def bytes_of(path: str) -> bytes:
+    """What a file holds; `path` may be an address of any file system that fsspec knows."""
     if "://" not in path:
         with open(os.path.expanduser(path), "rb") as file:
             return file.read()

@@ -64,7 +64,7 @@ def load_caption_dataset(
         DatasetError: If the source cannot be found or read, `columns` names a column that it does not have, the
             dataset is empty, a required column is missing or a row is bad.
     """
-    dataset = _source(name_or_path, split, config, revision, num_samples, seed, streaming)
+    dataset = open_source(name_or_path, split, config, revision, num_samples, seed, streaming)
     if num_samples is not None and num_samples < 1:
         raise DatasetError(f"num_samples={num_samples} leaves no row; set it to 1 or more, or leave it out.")
     if num_samples is not None:
@@ -75,7 +75,7 @@ def load_caption_dataset(
     return check_caption_dataset(dataset, setting=f"dataset {name_or_path!r}", required=required, num_proc=num_proc)
 
 
-def _source(
+def open_source(
     name: str,
     split: str,
     config: str | None,
@@ -84,6 +84,7 @@ def _source(
     seed: int,
     streaming: bool,
 ) -> Any:
+    """The rows of a source by name, as they are; arguments and errors are those of [`load_caption_dataset`]."""
     import datasets
 
     if name == "scenes":
