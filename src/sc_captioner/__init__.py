@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
+    from .captioner import SelfCorrectingCaptioner
     from .rewards import CorrectionReward
     from .scene_graph import SceneGraph
     from .trainer import SCConfig, SCTrainer
@@ -18,9 +19,10 @@ _EXPORTS = {
     "SCConfig": ".trainer",
     "SCTrainer": ".trainer",
     "SceneGraph": ".scene_graph",
+    "SelfCorrectingCaptioner": ".captioner",
 }
 
-__all__ = ["CorrectionReward", "SCConfig", "SCTrainer", "SceneGraph"]
+__all__ = ["CorrectionReward", "SCConfig", "SCTrainer", "SceneGraph", "SelfCorrectingCaptioner"]
 
 
 def __getattr__(name: str) -> Any:

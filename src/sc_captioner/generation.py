@@ -1,4 +1,4 @@
-"""Two turns of one conversation: caption, instruction, corrected caption; for training and for inference."""
+"""Turns of one conversation: caption, instruction, corrected caption; for training and for inference."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from transformers.cache_utils import DynamicLayer
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
+    from transformers.generation.streamers import BaseStreamer
 
 _FIRST_CAPTION = "FIRST-CAPTION-STANDS-HERE"
 
@@ -128,19 +129,9 @@ def generate_two_turns(
     first_config, second_config = copy.deepcopy(generation_config), copy.deepcopy(generation_config)
     first_config.return_dict_in_generate = True
     output = model.generate(**inputs, generation_config=first_config)
-    prompt_ids, prompt_mask = inputs["input_ids"], inputs["attention_mask"]
-    first_ids = output.sequences[:, prompt_ids.size(1) :]
-    first = [_up_to_end(row, eos) for row in first_ids.tolist()]
-    bridges = [bridge.after(row, eos) for row in first]
-
-    # [prompt | first caption, padded right | bridge, padded left]: pads in the middle are masked, and positions count
-    # unmasked tokens only, so every row sees what it would see without padding.
-    tail = _padded(bridges, pad, left=True, device=prompt_ids.device)
-    first_mask = _length_mask(first, first_ids.size(1), left=False, device=prompt_ids.device)
-    tail_mask = _length_mask(bridges, tail.size(1), left=True, device=prompt_ids.device)
-    context = torch.cat([prompt_ids, first_ids, tail], dim=1)
-    mask = torch.cat([prompt_mask, first_mask.to(prompt_mask), tail_mask.to(prompt_mask)], dim=1)
-
+    first, bridges, context, mask = _asked_to_correct(
+        inputs["input_ids"], inputs["attention_mask"], output.sequences, bridge, eos, pad
+    )
     cache = output.past_key_values
     if reuse_cache and not _can_continue(cache):
         warnings.warn(
@@ -157,6 +148,77 @@ def generate_two_turns(
     sequences = model.generate(**second_inputs, generation_config=second_config)
     second = [_up_to_end(row, eos) for row in sequences[:, context.size(1) :].tolist()]
     return [Turns(first[i // num_corrections], bridges[i // num_corrections], ids) for i, ids in enumerate(second)]
+
+
+@torch.no_grad()
+def generate_corrections(
+    model: Any,
+    inputs: Mapping[str, torch.Tensor],
+    bridge: Bridge,
+    generation_config: GenerationConfig,
+    num_corrections: int = 1,
+    streamer: BaseStreamer | None = None,
+) -> list[list[list[int]]]:
+    """A first caption for every prompt, then corrections in a row, each of the caption before it.
+
+    Every turn goes on from the KV cache of those before it; where that cannot be continued (beams, static or sliding
+    caches), image and captions are encoded again.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]), inputs (`Mapping[str, torch.Tensor]`), bridge ([`Bridge`]): As in
+            [`generate_two_turns`].
+        generation_config ([`~transformers.GenerationConfig`]): Used for every turn.
+        num_corrections (`int`, defaults to `1`): Turns after the first.
+        streamer ([`~transformers.generation.streamers.BaseStreamer`], *optional*): Gets the tokens of every turn; for
+            one prompt only.
+
+    Returns:
+        `list[list[list[int]]]`: By prompt and turn the token ids of a caption.
+
+    Raises:
+        ValueError: If `generation_config` asks for several captions per prompt.
+    """
+    config = copy.deepcopy(generation_config)
+    if (config.num_return_sequences or 1) > 1:
+        raise ValueError("num_return_sequences must be 1: a caption has one correction per turn.")
+    config.return_dict_in_generate = True
+    eos, pad = _as_list(config.eos_token_id), config.pad_token_id
+    context, mask, given = inputs["input_ids"], inputs["attention_mask"], dict(inputs)
+    turns = []
+    for turn in range(num_corrections + 1):
+        output = model.generate(**given, generation_config=config, streamer=streamer)
+        captions, _, context, mask = _asked_to_correct(context, mask, output.sequences, bridge, eos, pad)
+        turns.append(captions)
+        if turn == num_corrections:
+            break
+        cache = output.past_key_values
+        if _can_continue(cache) and (config.num_beams or 1) == 1:
+            given = {"input_ids": context, "attention_mask": mask, "past_key_values": cache}
+        else:
+            given = _encoded_again(inputs, context, mask)
+    return [list(captions) for captions in zip(*turns)]
+
+
+def _asked_to_correct(
+    context: torch.Tensor,
+    mask: torch.Tensor,
+    sequences: torch.Tensor,
+    bridge: Bridge,
+    eos: Sequence[int],
+    pad: int,
+) -> tuple[list[list[int]], list[list[int]], torch.Tensor, torch.Tensor]:
+    """Captions that `sequences` add to `context`, the bridges behind them, and context and mask with both."""
+    ids = sequences[:, context.size(1) :]
+    captions = [_up_to_end(row, eos) for row in ids.tolist()]
+    bridges = [bridge.after(row, eos) for row in captions]
+
+    # [context | caption, padded right | bridge, padded left]: pads in the middle are masked, and positions count
+    # unmasked tokens only, so every row sees what it would see without padding.
+    tail = _padded(bridges, pad, left=True, device=context.device)
+    caption_mask = _length_mask(captions, ids.size(1), left=False, device=context.device)
+    tail_mask = _length_mask(bridges, tail.size(1), left=True, device=context.device)
+    masks = [mask, caption_mask.to(mask), tail_mask.to(mask)]
+    return captions, bridges, torch.cat([context, ids, tail], dim=1), torch.cat(masks, dim=1)
 
 
 def _can_continue(cache: Any) -> bool:

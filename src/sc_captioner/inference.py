@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText, GenerationConfig
 from .adapters import processor_source
 from .data.columns import conversation
 from .data.model_checks import cannot_be_loaded, load_processor
-from .generation import correction_bridge, generate_two_turns, vision_token_ids
+from .generation import correction_bridge, generate_corrections, vision_token_ids
 from .prompts import CORRECTION_INSTRUCTION
 
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from PIL import Image
     from transformers import PreTrainedModel, ProcessorMixin
+    from transformers.generation.streamers import BaseStreamer
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,10 @@ def load_captioner(
         )
     except (OSError, ValueError) as error:
         raise cannot_be_loaded(name_or_path, error) from error
-    processor = load_processor(processor_source(name_or_path), trust_remote_code=trust_remote_code)
+    source, revision = name_or_path, model_kwargs.get("revision")
+    if (base := processor_source(name_or_path, revision)) != name_or_path:
+        source, revision = base, None  # the revision is that of the adapter
+    processor = load_processor(source, revision=revision, trust_remote_code=trust_remote_code)
     if device is None and "device_map" not in model_kwargs:
         accelerator = torch.accelerator.current_accelerator()
         device = accelerator.type if accelerator and torch.accelerator.is_available() else "cpu"
@@ -96,21 +100,49 @@ def corrected_captions(
     """
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images but {len(prompts)} prompts; give one prompt per image.")
-    config = _generation_config(model, processor, generation)
-    bridge = correction_bridge(processor, instruction, config.eos_token_id)
     captions: list[CorrectedCaption] = []
-    with (
-        _left_padding(processor),
-        tqdm(total=len(images), desc="Captioning", unit="image", disable=not progress) as bar,
-    ):
+    with tqdm(total=len(images), desc="Captioning", unit="image", disable=not progress) as bar:
         for start in range(0, len(images), batch_size):
             rows = slice(start, start + batch_size)
-            inputs = _encoded(processor, images[rows], prompts[rows]).to(model.device, model.dtype)
-            for turns in generate_two_turns(model, inputs, bridge, config):
-                first, second = processor.batch_decode([turns.first, turns.second], skip_special_tokens=True)
-                captions.append(CorrectedCaption(first.strip(), second.strip()))
+            turns = captions_by_turn(
+                model, processor, images[rows], prompts[rows], instruction=instruction, **generation
+            )
+            captions += [CorrectedCaption(first, second) for first, second in turns]
             bar.update(len(captions) - start)
     return captions
+
+
+def captions_by_turn(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    images: Sequence[Image.Image],
+    prompts: Sequence[str],
+    *,
+    instruction: str = CORRECTION_INSTRUCTION,
+    num_corrections: int = 1,
+    streamer: BaseStreamer | None = None,
+    **generation: Any,
+) -> list[tuple[str, ...]]:
+    """First captions of one batch of images and their corrections in a row, each of the caption before it.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]), processor ([`~transformers.ProcessorMixin`]): From `load_captioner`.
+        images (`Sequence[PIL.Image.Image]`), prompts (`Sequence[str]`): As many of the one as of the other.
+        instruction (`str`): What the model is told between the turns.
+        num_corrections (`int`): Turns after the first.
+        streamer ([`~transformers.generation.streamers.BaseStreamer`], *optional*): Gets the tokens; for one image only.
+        generation: Fields of [`~transformers.GenerationConfig`] for every turn. Default: greedy, 512 new tokens.
+
+    Returns:
+        `list[tuple[str, ...]]`: Per image `num_corrections + 1` captions.
+    """
+    config = _generation_config(model, processor, generation)
+    bridge = correction_bridge(processor, instruction, config.eos_token_id)
+    with _left_padding(processor):
+        inputs = _encoded(processor, images, prompts).to(model.device, model.dtype)
+        samples = generate_corrections(model, inputs, bridge, config, num_corrections, streamer)
+    decoded = [processor.batch_decode(turns, skip_special_tokens=True) for turns in samples]
+    return [tuple(caption.strip() for caption in turns) for turns in decoded]
 
 
 def predictions_of(
