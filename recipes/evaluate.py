@@ -41,11 +41,10 @@ from sc_captioner.data.annotations import Annotations
 from sc_captioner.data.predictions import load_predictions
 from sc_captioner.evaluation import (
     METRICS,
-    difference_table,
-    differences,
     plot_changes,
     plot_scores,
-    score_table,
+    result_tables,
+    results_of,
     scores_of_turns,
 )
 from sc_captioner.judges import JudgeError
@@ -186,21 +185,17 @@ def read(args: EvaluationArguments, dataset_args: DatasetArguments) -> list[dict
 
 def write(output: Path, predictions: list[dict], scores: dict, settings: dict) -> None:
     """Scores as JSON, table, per-sample parquet and plots."""
-    results: dict[str, Any] = {name: turn.summary() for name, turn in scores.items()}
-    turns = {name: summary for name, summary in results.items() if name != "correction"}
-    tables = [score_table(turns)]
-    if "second" in turns:
-        results["second_minus_first"] = differences(scores)
-        tables.append(difference_table(results["second_minus_first"]))
+    results = results_of(scores)
+    turns = {name: results[name] for name in ("first", "second") if name in results}
+    tables = result_tables(results)
     if "correction" in results:
-        tables.append(score_table({"correction": results["correction"]}))
         plot_changes(results["correction"], output / "changes.png")
     (output / "results.json").write_text(json.dumps({**results, "settings": settings}, indent=2) + "\n")
-    (output / "scores.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+    (output / "scores.md").write_text(tables + "\n", encoding="utf-8")
     columns = {f"{turn}_{name}": values for turn, s in scores.items() for name, values in s.per_sample.items()}
     Dataset.from_dict({"sample": sample_names(predictions), **columns}).to_parquet(output / "per_sample.parquet")
     plot_scores(turns, output / "scores.png")
-    print("\n\n".join(tables))
+    print(tables)
 
 
 def sample_names(predictions: list[dict]) -> list[str]:

@@ -241,7 +241,7 @@ def run_recipe(
     from trl import TrlParser
 
     from .data import DatasetError, ModelError
-    from .hub import HubError, hide_tokens_in_logs
+    from .hub import HubError
 
     parser: Any = TrlParser(arguments, description=description, formatter_class=_HelpFormatter)
     parser.set_defaults(**defaults)
@@ -252,10 +252,7 @@ def run_recipe(
     if unknown:
         settings = [action.dest for action in parser._actions]
         parser.exit(2, f"error: {_unknown_setting(unknown[0], settings)}\n")
-    # Notes between libraries about each other, which no setting of ours can answer.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|torch)\b")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    hide_tokens_in_logs()
+    quiet_logs()
     try:
         main(*values)
     except (DatasetError, HubError, ModelError, SettingError) as error:
@@ -263,6 +260,15 @@ def run_recipe(
     except ImportError as error:
         # A setting asks for an optional package (vLLM, FlashAttention, Liger); its library says for which.
         parser.exit(2, f"error: a package is missing: {' '.join(str(error).split())}\n")
+
+
+def quiet_logs() -> None:
+    """For programs: no tokens in logs, and no notes between libraries about each other, which no setting answers."""
+    from .hub import hide_tokens_in_logs
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|torch)\b")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    hide_tokens_in_logs()
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

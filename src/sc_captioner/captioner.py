@@ -77,8 +77,8 @@ class SelfCorrectingCaptioner:
         print(result.first, result.caption, result.revisions[0].added_objects)
 
     Args:
-        model ([`~transformers.PreTrainedModel`]), processor ([`~transformers.ProcessorMixin`]): A vision-language model
-            that takes several turns.
+        model ([`~transformers.PreTrainedModel`]), processor ([`~transformers.ProcessorMixin`]): A vision-language
+            model that takes several turns.
         prompt (`str`): What asks for the first caption.
         instruction (`str`): What asks for every correction.
         parser ([`SceneGraphParser`], `str` or `Path`, defaults to `"compact"`): Reads the revisions out of the

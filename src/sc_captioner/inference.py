@@ -130,7 +130,7 @@ def captions_by_turn(
         images (`Sequence[PIL.Image.Image]`), prompts (`Sequence[str]`): As many of the one as of the other.
         instruction (`str`): What the model is told between the turns.
         num_corrections (`int`): Turns after the first.
-        streamer ([`~transformers.generation.streamers.BaseStreamer`], *optional*): Gets the tokens; for one image only.
+        streamer ([`~transformers.generation.streamers.BaseStreamer`], *optional*): Gets the tokens of a single image.
         generation: Fields of [`~transformers.GenerationConfig`] for every turn. Default: greedy, 512 new tokens.
 
     Returns:

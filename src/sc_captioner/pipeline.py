@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .captioner import SelfCorrectingCaptioner, SelfCorrection
+from .captioner import SelfCorrectingCaptioner
 
 
 TASK = "self-correcting-image-to-text"
@@ -32,22 +32,23 @@ class SelfCorrectingImageToTextPipeline(Pipeline):
         kwargs: As in [`~transformers.Pipeline`].
     """
 
-    _load_processor = True
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
+    _load_processor: Any = True
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_tokenizer: Any = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         names = ("prompt", "instruction", "parser", "lexicon")
         asked = {name: kwargs.pop(name) for name in names if name in kwargs}
         super().__init__(*args, **kwargs)
-        self.captioner = SelfCorrectingCaptioner(self.model, self.processor, **asked)
+        processor: Any = self.processor
+        self.captioner = SelfCorrectingCaptioner(self.model, processor, **asked)
 
-    def __call__(self, images: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Any, *args: Any, batch_size: Any = None, **kwargs: Any) -> Any:
         """Caption one image or an iterable of them; the arguments are those of [`SelfCorrectingCaptioner`]'s call."""
-        if isinstance(images, (Image.Image, str, Path, Mapping)):
-            return super().__call__({"images": [images]}, **kwargs)[0]
-        size, rest = batch_size or self._batch_size or 1, iter(images)
+        if isinstance(inputs, (Image.Image, str, Path, Mapping)):
+            return super().__call__({"images": [inputs]}, **kwargs)[0]
+        size, rest = batch_size or self._batch_size or 1, iter(inputs)
 
         def batches() -> Iterator[dict[str, Any]]:
             while batch := list(islice(rest, size)):
@@ -59,13 +60,13 @@ class SelfCorrectingImageToTextPipeline(Pipeline):
     def _sanitize_parameters(self, **generation: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return {}, generation, {}
 
-    def preprocess(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return inputs
+    def preprocess(self, input_: Any, **unused: Any) -> Any:
+        return input_
 
-    def _forward(self, model_inputs: dict[str, Any], **generation: Any) -> list[SelfCorrection]:
-        return self.captioner(model_inputs["images"], batch_size=len(model_inputs["images"]), **generation)
+    def _forward(self, input_tensors: Any, **generation: Any) -> Any:
+        return self.captioner(input_tensors["images"], batch_size=len(input_tensors["images"]), **generation)
 
-    def postprocess(self, model_outputs: list[SelfCorrection]) -> list[dict[str, Any]]:
+    def postprocess(self, model_outputs: Any, **unused: Any) -> list[dict[str, Any]]:
         return [result.to_dict() for result in model_outputs]
 
 

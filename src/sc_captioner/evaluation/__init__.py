@@ -2,8 +2,8 @@
 
 from .comparison import Comparison, Run, compare, load_run
 from .plots import plot_changes, plot_comparison, plot_scores
-from .scores import METRICS, TURNS, TurnScores, differences, scores_of_turns
-from .tables import comparison_table, difference_table, score_table
+from .scores import METRICS, TURNS, TurnScores, differences, results_of, scores_of_turns
+from .tables import comparison_table, difference_table, result_tables, score_table
 
 
 __all__ = [
@@ -20,6 +20,8 @@ __all__ = [
     "plot_changes",
     "plot_comparison",
     "plot_scores",
+    "result_tables",
+    "results_of",
     "score_table",
     "scores_of_turns",
 ]

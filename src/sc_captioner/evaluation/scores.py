@@ -153,6 +153,14 @@ def differences(scores: Mapping[str, TurnScores]) -> dict[str, dict[str, float]]
     return {name: paired_bootstrap(first.values(name), second.values(name)).to_dict() for name in names}
 
 
+def results_of(scores: Mapping[str, TurnScores]) -> dict[str, Any]:
+    """Summaries by turn and, where there are two, their difference as `second_minus_first`; JSON-serialisable."""
+    results: dict[str, Any] = {name: turn.summary() for name, turn in scores.items()}
+    if "second" in scores:
+        results["second_minus_first"] = differences(scores)
+    return results
+
+
 class _Reader:
     """Predictions with the graphs of all their captions, read once for all metrics."""
 

@@ -63,6 +63,17 @@ def difference_table(differences: Mapping[str, Mapping[str, float]]) -> str:
     return _markdown(rows)
 
 
+def result_tables(results: Mapping[str, Any]) -> str:
+    """All tables of a run: scores by turn, the difference between turns, and the corrections; see [`results_of`]."""
+    turns = {name: results[name] for name in ("first", "second") if name in results}
+    tables = [score_table(turns)]
+    if "second_minus_first" in results:
+        tables.append(difference_table(results["second_minus_first"]))
+    if "correction" in results:
+        tables.append(score_table({"correction": results["correction"]}))
+    return "\n\n".join(tables)
+
+
 def comparison_table(comparison: Comparison) -> str:
     """Scores of runs side by side: means of all, and differences to the baseline with their significance.
 

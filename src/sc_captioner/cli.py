@@ -1,0 +1,376 @@
+"""The command `sc-captioner`: caption images, score and explain captions, parse texts, look after the installation."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from .arguments import SamplingArguments, ScoringArguments, SettingError, quiet_logs
+from .captioning import CaptionFile, CaptionsBeside, caption_images, caption_row, image_sources
+
+
+if TYPE_CHECKING:
+    from .captioner import SelfCorrectingCaptioner
+    from .scene_graph import Revision, SceneGraph
+
+
+@contextlib.contextmanager
+def _mistakes_in_one_line() -> Iterator[None]:
+    """A user's mistake ends in one sentence and status 2; anything else is ours and keeps its traceback."""
+    from .data import DatasetError, ModelError
+    from .judges import JudgeError
+
+    try:
+        yield
+    except (DatasetError, ModelError, SettingError, JudgeError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except ImportError as error:
+        typer.echo(f"error: a package is missing: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from None
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        with _mistakes_in_one_line():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    name="sc-captioner",
+    cls=_Commands,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Caption images and correct the captions, score and explain corrections, parse texts into scene graphs.",
+)
+
+
+class CaptionFormat(StrEnum):
+    """How captions are printed."""
+
+    TABLE = "table"
+    JSONL = "jsonl"
+
+
+class TextFormat(StrEnum):
+    """How a result is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+ParserName = Annotated[
+    str, typer.Option(help="'compact' (embedded), 'factual' (T5 from the Hub), a folder, a Hub id.")
+]
+EncoderName = Annotated[str | None, typer.Option(help="SentenceTransformer; default: the embedded MiniLM.")]
+LexiconName = Annotated[str, typer.Option(help="Lemmas and synonyms: auto, nltk or bundled.")]
+Format = Annotated[TextFormat, typer.Option("--format", help="For people or for programs.")]
+
+
+@app.command()
+def caption(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders, addresses.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Folder or Hub id of a model or adapter; default: the embedded one, for drawn scenes only."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="JSON lines file, one line per image; goes on where an earlier run stopped.")
+    ] = None,
+    beside: Annotated[bool, typer.Option("--beside", help="Write every caption beside its image, IMAGE.txt.")] = False,
+    format: Annotated[
+        CaptionFormat, typer.Option(help="What to print where nothing is written.")
+    ] = CaptionFormat.TABLE,
+    num_corrections: Annotated[int, typer.Option(min=0, help="Corrections in a row.")] = 1,
+    prompt: Annotated[str | None, typer.Option(help="Asks for a caption; default: as trained.")] = None,
+    instruction: Annotated[str | None, typer.Option(help="Asks for a correction; default: as trained.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest caption, in tokens.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Nucleus of sampling.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
+    dtype: Annotated[str, typer.Option(help="Type of the weights, as in bfloat16; auto: as stored.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="Device; default: the accelerator where there is one.")] = None,
+    device_map: Annotated[str | None, typer.Option(help="Spread the model over devices: auto.")] = None,
+    load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Quantise to 4 bits (bitsandbytes).")] = False,
+) -> None:
+    """Caption images and correct the captions.
+
+    Files that hold no readable image are skipped and listed at the end. A run that was stopped, however roughly, goes
+    on when given again. Status: 0, or 1 if images were skipped, or 2 if a setting cannot be used.
+
+    Examples:
+
+        sc-captioner caption photo.jpg
+
+        sc-captioner caption photo.jpg --model my-name/qwen2-vl-2b-sc --format jsonl
+
+        sc-captioner caption photos/ --output captions.jsonl --batch-size 32
+
+        sc-captioner caption photos/ --beside
+    """
+    if beside and (output or any(name.startswith(("http://", "https://")) for name in images)):
+        raise SettingError("--beside writes next to image files: leave out --output and addresses.")
+    # The one walk that counts also finds missing files before a model is loaded.
+    sources = dict.fromkeys(image_sources(images))
+    sampling = SamplingArguments(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    asked = {"model": model, "prompt": prompt, "instruction": instruction, "num_corrections": num_corrections}
+    kept: CaptionFile | CaptionsBeside | None = CaptionsBeside() if beside else None
+    if output is not None:
+        kept = CaptionFile(output, {**asked, **sampling.generation(), "dtype": dtype, "load_in_4bit": load_in_4bit})
+    left = [source for source in sources if kept is None or source not in kept.done]
+    if kept is not None and len(left) < len(sources):
+        typer.echo(f"{len(sources) - len(left)} images have their captions, {len(left)} are left.", err=True)
+    if not left:
+        typer.echo("There is no image to caption.", err=True)
+        return
+    captioner = _captioner(model, prompt, instruction, dtype, device, device_map, load_in_4bit)
+    import torch
+    from tqdm.auto import tqdm
+
+    from .captioner import ImageError, SelfCorrection
+
+    torch.manual_seed(seed + len(sources) - len(left))
+    skipped: list[ImageError] = []
+    table_head = True
+    options = {"batch_size": batch_size, "num_corrections": num_corrections, **sampling.generation()}
+    with tqdm(total=len(left), desc="Captioning", unit="image", file=sys.stderr) as bar:
+        for batch in caption_images(captioner, left, **options):
+            good = [(source, result) for source, result in batch if isinstance(result, SelfCorrection)]
+            skipped += [result for _, result in batch if isinstance(result, ImageError)]
+            if kept is not None:
+                kept.write(good)
+            elif format == CaptionFormat.JSONL:
+                for source, result in good:
+                    typer.echo(json.dumps(caption_row(source, result), ensure_ascii=False))
+            else:
+                with tqdm.external_write_mode():
+                    Console().print(_caption_table(good, table_head))
+                table_head = False
+            bar.update(len(batch))
+    if skipped:
+        typer.echo(f"{len(skipped)} of {len(left)} images were skipped:", err=True)
+        for error in skipped:
+            typer.echo(f"  {error}", err=True)
+        raise typer.Exit(1)
+
+
+def _captioner(
+    model: str | None,
+    prompt: str | None,
+    instruction: str | None,
+    dtype: str,
+    device: str | None,
+    device_map: str | None,
+    load_in_4bit: bool,
+) -> SelfCorrectingCaptioner:
+    quiet_logs()
+    from transformers import BitsAndBytesConfig
+
+    from .captioner import EMBEDDED, SelfCorrectingCaptioner
+
+    if model is None:
+        typer.echo("The embedded model knows only small drawn scenes; name another one by --model.", err=True)
+    options: dict[str, Any] = {"dtype": dtype, "device": device}
+    if device_map is not None:
+        options["device_map"] = device_map
+    if load_in_4bit:
+        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True)
+    return SelfCorrectingCaptioner.from_pretrained(
+        model or EMBEDDED, prompt=prompt, instruction=instruction, **options
+    )
+
+
+def _caption_table(captions: list[tuple[str, Any]], head: bool) -> Table:
+    table = Table(expand=True, show_header=head, show_lines=True)
+    for title, ratio in (("image", 2), ("first caption", 4), ("corrected caption", 4), ("changes", 3)):
+        table.add_column(title, ratio=ratio, overflow="fold")
+    for source, result in captions:
+        changes = "\n".join(line for revision in result.revisions for line in _changes(revision))
+        table.add_row(source, result.first, result.caption if result.corrections else "", changes)
+    return table
+
+
+def _changes(revision: Revision) -> list[str]:
+    lines = []
+    for sign, verb in (("+", "added"), ("-", "removed")):
+        lines += [f"{sign} {head}" for head in sorted(getattr(revision, f"{verb}_objects"))]
+        attributes = getattr(revision, f"{verb}_attributes")
+        lines += [f"{sign} {' and '.join(sorted(attributes[head]))} {head}" for head in sorted(attributes)]
+        lines += [f"{sign} {' '.join(triple)}" for triple in sorted(getattr(revision, f"{verb}_relations"))]
+    return lines
+
+
+@app.command()
+def score(
+    predictions: Annotated[
+        str, typer.Argument(help="JSON lines, a folder with predictions.jsonl, or a dataset on the Hub.")
+    ],
+    annotations: Annotated[
+        str | None, typer.Option(help="Folder with captions.json (references) and, if at hand, more annotations.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="facts, capture, refined_capture, relation_qa, correction; may be given again."),
+    ] = None,
+    parser: ParserName = "compact",
+    encoder: EncoderName = None,
+    lexicon: LexiconName = "auto",
+    format: Format = TextFormat.TABLE,
+) -> None:
+    """Score captions of both turns against their references.
+
+    A row has `predict` and `predict_turn2` (or `first_caption`, `second_caption`), and a `label` (or `reference`)
+    unless annotations give it by the row's `id` or the name of its image file. Plots, per-sample scores and judges by
+    a model: `recipes/evaluate.py`.
+
+    Examples:
+
+        sc-captioner score generated_predictions.jsonl
+
+        sc-captioner score captions.jsonl --annotations docci500 --metric capture --metric correction
+    """
+    from .data.annotations import Annotations
+    from .data.predictions import load_predictions
+    from .evaluation import METRICS, result_tables, results_of, scores_of_turns
+
+    quiet_logs()
+    rows = load_predictions(predictions)
+    if annotations is not None:
+        known = Annotations.load(annotations)
+        for row in rows:
+            if "id" in row and row["id"] not in known.captions:
+                row["id"] = Path(row["id"]).stem
+        rows = known.added_to(rows)
+    if "label" not in rows[0]:
+        raise SettingError("the predictions have no references (column 'label'); name --annotations that have them.")
+    settings: Any = ScoringArguments(parser=parser, encoder=encoder, lexicon=lexicon)  # type: ignore[arg-type]
+    try:
+        scores = scores_of_turns(
+            rows, parser=settings.loaded_parser(), encoder=encoder, lexicon=settings.lexicon, metrics=metric or METRICS
+        )
+    except (ValueError, OSError, LookupError) as error:
+        raise SettingError(f"the predictions cannot be scored: {error}") from error
+    results = results_of(scores)
+    typer.echo(json.dumps(results, indent=2) if format == TextFormat.JSON else result_tables(results))
+
+
+@app.command()
+def explain(
+    first: Annotated[str, typer.Option(help="First caption.")],
+    second: Annotated[str, typer.Option(help="Its correction.")],
+    reference: Annotated[str, typer.Option(help="What is right.")],
+    preset: Annotated[str, typer.Option(help="Form of the reward: paper or released.")] = "paper",
+    parser: ParserName = "compact",
+    encoder: EncoderName = None,
+    lexicon: LexiconName = "auto",
+    format: Format = TextFormat.TABLE,
+) -> None:
+    """Why a correction scored what it scored.
+
+    The parts add up to a number z, of which the reward is sigmoid(z) - 0.5: above 0 for a good correction.
+
+    Example:
+
+        sc-captioner explain --first "A small star." --second "A big star." --reference "A big green star."
+    """
+    from .arguments import RewardArguments
+
+    quiet_logs()
+    settings: Any = {"preset": preset, "parser": parser, "encoder": encoder, "lexicon": lexicon}
+    try:
+        why = RewardArguments(**settings).reward().explain(first, second, reference)
+    except LookupError as error:
+        raise SettingError(str(error)) from error
+    if format == TextFormat.JSON:
+        typer.echo(json.dumps(why.to_dict(), indent=2))
+        return
+    table = Table(title="Changes" if _changes(why.revision) else "Nothing was changed", show_header=False)
+    for line in _changes(why.revision):
+        table.add_row(line)
+    parts = Table("part", "value", title="Reward")
+    for name, value in why.parts.items():
+        parts.add_row(name, f"{value:+.3f}")
+    if why.unchanged:
+        parts.add_row("unchanged", "yes")
+    parts.add_section()
+    parts.add_row("reward", f"{why.total:+.3f}")
+    Console().print(table, parts, f"{why.preset} reward; {why.parser} parser, {why.encoder}, {why.lexicon} lexicon")
+
+
+@app.command()
+def parse(
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Captions; each gets a graph of its own.")],
+    parser: ParserName = "compact",
+    lexicon: LexiconName = "auto",
+    format: Format = TextFormat.TABLE,
+) -> None:
+    """The scene graphs of texts: objects, their attributes, relations.
+
+    Examples:
+
+        sc-captioner parse "Two black cats sleep on a red sofa."
+
+        sc-captioner parse "A dog." "A cat." --format json
+    """
+    from .scene_graph import load_lexicon, parse_captions
+
+    quiet_logs()
+    try:
+        words = load_lexicon(lexicon)  # type: ignore[arg-type]
+    except (ValueError, LookupError) as error:
+        raise SettingError(str(error)) from error
+    graphs = parse_captions(ScoringArguments(parser=parser).loaded_parser(), words, texts)
+    for text, graph in zip(texts, graphs):
+        if format == TextFormat.JSON:
+            typer.echo(json.dumps({"text": text, **graph.to_dict()}, ensure_ascii=False))
+        else:
+            Console().print(_graph_table(text, graph))
+
+
+def _graph_table(text: str, graph: SceneGraph) -> Table:
+    table = Table("object", "count", "attributes", "relations", title=text, title_justify="left")
+    for index, entity in enumerate(graph.entities):
+        relations = [f"{r.relation} {graph.entities[r.object].head}" for r in graph.relations if r.subject == index]
+        table.add_row(entity.head, entity.quantity, ", ".join(sorted(entity.attributes)), ", ".join(relations))
+    return table
+
+
+@app.command()
+def doctor(format: Format = TextFormat.TABLE) -> None:
+    """What is installed and reachable, and what to do about what is missing.
+
+    Status: 0, or 1 if something is missing that the package cannot do without.
+
+    Example:
+
+        sc-captioner doctor
+    """
+    from .doctor import findings
+
+    quiet_logs()
+    found = findings()
+    if format == TextFormat.JSON:
+        typer.echo(json.dumps([finding.to_dict() for finding in found], indent=2))
+    else:
+        table = Table("", "what", "found", "what to do", show_lines=False)
+        for finding in found:
+            mark = "ok" if not finding.remedy else "missing" if finding.needed else "optional"
+            table.add_row(mark, finding.what, finding.found, finding.remedy)
+        Console().print(table)
+    raise typer.Exit(any(finding.needed and finding.remedy for finding in found))
+
+
+if __name__ == "__main__":
+    app()
