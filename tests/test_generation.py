@@ -7,7 +7,13 @@ from PIL import Image
 from tiny_models import TINY, tiny_qwen2_vl
 from transformers import GenerationConfig
 
-from sc_captioner.generation import Bridge, correction_bridge, generate_two_turns, vision_token_ids
+from sc_captioner.generation import (
+    Bridge,
+    correction_bridge,
+    generate_corrections,
+    generate_two_turns,
+    vision_token_ids,
+)
 
 
 INSTRUCTION = "Please review the caption."
@@ -62,6 +68,32 @@ def test_greedy_second_turn_is_the_argmax_of_an_unpadded_forward_pass(tiny):
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **extra, **_image_of(inputs, row)).logits[0]
         chosen = logits[-len(turns.second) - 1 : -1].argmax(dim=-1).tolist()
         assert chosen == turns.second
+
+
+def test_corrections_in_a_row_go_on_from_two_turns_and_are_the_argmax(tiny):
+    model, processor = tiny
+    inputs, config = conversation_inputs(processor), settings(processor)
+    bridge = correction_bridge(processor, INSTRUCTION, config.eos_token_id)
+    two = generate_two_turns(model, inputs, bridge, config)
+    for row, captions in enumerate(generate_corrections(model, inputs, bridge, config, 2)):
+        assert captions[:2] == [two[row].first, two[row].second]
+        said = [token for caption in captions[:2] for token in (*caption, *bridge.after(caption, config.eos_token_id))]
+        prompt = inputs["input_ids"][row][inputs["attention_mask"][row].bool()].tolist()
+        ids = torch.tensor([[*prompt, *said, *captions[2]]])
+        extra = {"mm_token_type_ids": (ids == model.config.image_token_id).int()} if "image_grid_thw" in inputs else {}
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **extra, **_image_of(inputs, row)).logits[0]
+        assert logits[-len(captions[2]) - 1 : -1].argmax(dim=-1).tolist() == captions[2]
+
+
+def test_no_correction_is_the_first_caption_alone_and_several_captions_per_turn_are_refused(tiny):
+    model, processor = tiny
+    inputs, config = conversation_inputs(processor), settings(processor)
+    bridge = correction_bridge(processor, INSTRUCTION, config.eos_token_id)
+    two = generate_two_turns(model, inputs, bridge, config)
+    assert generate_corrections(model, inputs, bridge, config, 0) == [[turns.first] for turns in two]
+    several = settings(processor, do_sample=True, num_return_sequences=2)
+    with pytest.raises(ValueError, match="num_return_sequences"):
+        generate_corrections(model, inputs, bridge, several)
 
 
 def _image_of(inputs, row):

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from .scene_graph import Revision, SceneGraph
 
 
+def _console() -> Console:
+    # Captions and names of packages may hold square brackets, which Rich would take for styles.
+    return Console(markup=False, highlight=False, emoji=False)
+
+
 @contextlib.contextmanager
 def _mistakes_in_one_line() -> Iterator[None]:
     """A user's mistake ends in one sentence and status 2; anything else is ours and keeps its traceback."""
@@ -156,7 +161,7 @@ def caption(
                     typer.echo(json.dumps(caption_row(source, result), ensure_ascii=False))
             else:
                 with tqdm.external_write_mode():
-                    Console().print(_caption_table(good, table_head))
+                    _console().print(_caption_table(good, table_head))
                 table_head = False
             bar.update(len(batch))
     if skipped:
@@ -179,6 +184,7 @@ def _captioner(
     from transformers import BitsAndBytesConfig
 
     from .captioner import EMBEDDED, SelfCorrectingCaptioner
+    from .data import ModelError
 
     if model is None:
         typer.echo("The embedded model knows only small drawn scenes; name another one by --model.", err=True)
@@ -187,9 +193,12 @@ def _captioner(
         options["device_map"] = device_map
     if load_in_4bit:
         options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True)
-    return SelfCorrectingCaptioner.from_pretrained(
-        model or EMBEDDED, prompt=prompt, instruction=instruction, **options
-    )
+    try:
+        return SelfCorrectingCaptioner.from_pretrained(
+            model or EMBEDDED, prompt=prompt, instruction=instruction, **options
+        )
+    except ModelError as error:
+        raise SettingError(str(error).replace("model_name_or_path", "--model")) from error
 
 
 def _caption_table(captions: list[tuple[str, Any]], head: bool) -> Table:
@@ -306,7 +315,7 @@ def explain(
         parts.add_row("unchanged", "yes")
     parts.add_section()
     parts.add_row("reward", f"{why.total:+.3f}")
-    Console().print(table, parts, f"{why.preset} reward; {why.parser} parser, {why.encoder}, {why.lexicon} lexicon")
+    _console().print(table, parts, f"{why.preset} reward; {why.parser} parser, {why.encoder}, {why.lexicon} lexicon")
 
 
 @app.command()
@@ -336,7 +345,7 @@ def parse(
         if format == TextFormat.JSON:
             typer.echo(json.dumps({"text": text, **graph.to_dict()}, ensure_ascii=False))
         else:
-            Console().print(_graph_table(text, graph))
+            _console().print(_graph_table(text, graph))
 
 
 def _graph_table(text: str, graph: SceneGraph) -> Table:
@@ -364,11 +373,12 @@ def doctor(format: Format = TextFormat.TABLE) -> None:
     if format == TextFormat.JSON:
         typer.echo(json.dumps([finding.to_dict() for finding in found], indent=2))
     else:
-        table = Table("", "what", "found", "what to do", show_lines=False)
+        table = Table("", "what", "found")
+        table.add_column("what to do", overflow="fold")
         for finding in found:
             mark = "ok" if not finding.remedy else "missing" if finding.needed else "optional"
             table.add_row(mark, finding.what, finding.found, finding.remedy)
-        Console().print(table)
+        _console().print(table)
     raise typer.Exit(any(finding.needed and finding.remedy for finding in found))
 
 

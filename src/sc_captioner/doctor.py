@@ -38,7 +38,7 @@ class Finding:
 
 
 def findings() -> list[Finding]:
-    """All that can be wrong with an installation; the Hub alone is asked over the network, for three seconds at most."""
+    """All that can be wrong with an installation; only the Hub is asked over the network, for three seconds."""
     return [Finding("Python", platform.python_version()), *_packages(), _device(), _captioner(), *_readers(), *_hub()]
 
 
