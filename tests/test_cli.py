@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,8 +16,8 @@ import tomllib
 
 import nltk
 import pytest
-from huggingface_hub import constants
 from hub_server import HubServer
+from huggingface_hub import constants
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -103,7 +104,7 @@ def test_files_that_cannot_be_captioned_are_skipped_and_listed(spoilt, expected)
 
 
 def test_a_table_shows_both_captions_and_the_changes(photos, expected):
-    told = run("caption", photos / "0.png", env={"COLUMNS": "220"}).stdout
+    told = run("caption", photos / "0.png", env={"COLUMNS": "600"}).stdout
     assert expected[0].first in told and expected[0].caption in told
     triple = sorted(expected[0].revisions[0].added_relations)[0]
     assert f"+ {' '.join(triple)}" in told
@@ -232,7 +233,10 @@ def test_doctor_tells_versions_and_what_the_hub_says(monkeypatch):
     with HubServer() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         assert diagnosis()["Hub"] == {"what": "Hub", "found": f"{server.url} answers", "remedy": "", "needed": False}
-    assert "check network" in diagnosis()["Hub"]["remedy"]  # its port is closed now
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        assert "check network" in diagnosis()["Hub"]["remedy"]
 
 
 def test_doctor_says_what_to_do_about_what_is_missing(monkeypatch):
