@@ -155,6 +155,7 @@ class SelfCorrectingCaptioner:
         *,
         batch_size: int = 8,
         progress: bool = False,
+        revisions: bool = True,
         streamer: BaseStreamer | None = None,
         **generation: Any,
     ) -> Any:
@@ -166,6 +167,8 @@ class SelfCorrectingCaptioner:
             num_corrections (`int`, defaults to `1`): Corrections in a row, each of the caption before it.
             batch_size (`int`, defaults to `8`): Images per batch.
             progress (`bool`): Show a progress bar.
+            revisions (`bool`, defaults to `True`): Whether to read the revisions out of the captions; `False` leaves
+                them empty and saves the parser's time, some 20 ms per image of one core.
             streamer ([`~transformers.generation.streamers.BaseStreamer`], *optional*): Gets the tokens of all turns as
                 they come, as a `TextStreamer` does; for a single image. [`stream`] hands text out instead.
             generation: Fields of [`~transformers.GenerationConfig`] for every turn, e.g. `max_new_tokens=128`,
@@ -189,7 +192,7 @@ class SelfCorrectingCaptioner:
         with tqdm(total=total, desc="Captioning", unit="image", disable=not progress) as bar:
             rest = iter(given)
             while batch := [load_image(image) for image in islice(rest, batch_size)]:
-                results += self._corrected(batch, num_corrections, streamer, generation)
+                results += self._corrected(batch, num_corrections, revisions, streamer, generation)
                 bar.update(len(batch))
         return results[0] if single else results
 
@@ -245,10 +248,12 @@ class SelfCorrectingCaptioner:
             **generation,
         )
 
-    def _corrected(self, images: list[Image.Image], num_corrections: int, *options: Any) -> Iterator[SelfCorrection]:
+    def _corrected(
+        self, images: list[Image.Image], num_corrections: int, revisions: bool, *options: Any
+    ) -> Iterator[SelfCorrection]:
         turns = self._captions(images, num_corrections, *options)
-        if num_corrections == 0:
-            return (SelfCorrection(captions[0], (), ()) for captions in turns)
+        if num_corrections == 0 or not revisions:
+            return (SelfCorrection(captions[0], captions[1:], ()) for captions in turns)
         graphs, lexicon = self._reader.graphs(*turns), self._reader.lexicon
         facts = [[facts_of(g, c, lexicon) for g, c in zip(*sample)] for sample in zip(graphs, turns)]
         return (

@@ -116,14 +116,16 @@ def _read(sources: Sequence[str]) -> list[tuple[str, Image.Image | ImageError]]:
 
 
 def caption_row(source: str, result: SelfCorrection) -> dict[str, Any]:
-    """One JSON line: the image as `id`, its captions by the names that `load_predictions` reads, the revisions."""
+    """One JSON line: the image as `id`, its captions by the names that `load_predictions` reads, revisions if read."""
     told = result.to_dict()
-    row = {"id": source, "first_caption": result.first}
+    row: dict[str, Any] = {"id": source, "first_caption": result.first}
     if result.corrections:
         row["second_caption"] = result.caption
     if len(result.corrections) > 1:
         row["corrections"] = told["corrections"]
-    return {**row, "revisions": told["revisions"]}
+    if result.revisions:
+        row["revisions"] = told["revisions"]
+    return row
 
 
 class CaptionFile:

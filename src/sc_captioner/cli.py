@@ -97,6 +97,10 @@ def caption(
     format: Annotated[
         CaptionFormat, typer.Option(help="What to print where nothing is written.")
     ] = CaptionFormat.TABLE,
+    revisions: Annotated[
+        bool,
+        typer.Option("--revisions", help="Put into JSON lines what each correction changed, as the table has it."),
+    ] = False,
     num_corrections: Annotated[int, typer.Option(min=0, help="Corrections in a row.")] = 1,
     prompt: Annotated[str | None, typer.Option(help="Asks for a caption; default: as trained.")] = None,
     instruction: Annotated[str | None, typer.Option(help="Asks for a correction; default: as trained.")] = None,
@@ -150,6 +154,7 @@ def caption(
     skipped: list[ImageError] = []
     table_head = True
     options = {"batch_size": batch_size, "num_corrections": num_corrections, **sampling.generation()}
+    options["revisions"] = not beside and (revisions or (kept is None and format == CaptionFormat.TABLE))
     with tqdm(total=len(left), desc="Captioning", unit="image", file=sys.stderr) as bar:
         for batch in caption_images(captioner, left, **options):
             good = [(source, result) for source, result in batch if isinstance(result, SelfCorrection)]
