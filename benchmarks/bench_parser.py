@@ -65,7 +65,7 @@ def forced_rate(model: Any, rows: list[tuple[str, str]], batch_size: int, beams:
     import torch
     from transformers import AutoTokenizer
 
-    from sc_captioner.scene_graph.compact_vectors import encoder_folder
+    from sc_captioner.scene_graph.compact_pieces import encoder_folder
 
     tokenizer = AutoTokenizer.from_pretrained(encoder_folder())
     sizes = [(len(tokenizer(text)["input_ids"]), len(tokenizer(graph)["input_ids"])) for text, graph in rows]

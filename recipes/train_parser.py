@@ -25,9 +25,16 @@ from sc_captioner.scene_graph.compact_alignment import Aligner, Example
 from sc_captioner.scene_graph.compact_decoding import pattern_cues
 from sc_captioner.scene_graph.compact_labels import Vocabulary
 from sc_captioner.scene_graph.compact_model import CompactConfig, CompactModel
+from sc_captioner.scene_graph.compact_pieces import (
+    Pieces,
+    chosen_pieces,
+    encoder_folder,
+    start_from_encoder,
+    whole_words,
+)
 from sc_captioner.scene_graph.compact_rewording import Rewording
+from sc_captioner.scene_graph.compact_spelling import Spelling
 from sc_captioner.scene_graph.compact_training import Schedule, train
-from sc_captioner.scene_graph.compact_vectors import encoder_folder, known_words, word_vectors
 from sc_captioner.scene_graph.compact_vocabulary import vocabulary_of
 from sc_captioner.scene_graph.graph import SceneGraph
 
@@ -47,6 +54,7 @@ class ParserArguments:
         default_factory=lambda: [0.0, 0.5],
         metadata={"help": "Share of each dataset's sentences that are seen with other heads and attributes."},
     )
+    misspelt: float = field(default=0.02, metadata={"help": "Share of sentences that are seen with a slip."})
     limit: int | None = field(default=None, metadata={"help": "Rows read of each dataset; all by default."})
     scenes: int = field(default=0, metadata={"help": "Captions of the synthetic scenes whose sentences join the mix."})
     output_dir: str = field(default="outputs/compact_parser", metadata={"help": "Folder of the trained parser."})
@@ -54,21 +62,21 @@ class ParserArguments:
         default=None, metadata={"help": "Folder of a trained parser to go on from, with its sizes and label sets."}
     )
     version: str = field(default="1", metadata={"help": "Version of the weights, written into config.json."})
-    words: int = field(default=8000, metadata={"help": "Rows of the word table; 0 trains without one."})
-    word_size: int = field(default=96, metadata={"help": "Width of the word table."})
-    freeze_words: bool = field(default=True, metadata={"help": "Keep the word table as the encoder has it."})
+    pieces: int = field(default=12000, metadata={"help": "Word pieces kept of the sentence encoder's."})
+    encoder_layers: int = field(default=4, metadata={"help": "Layers kept of the sentence encoder's."})
     buckets: int = field(default=10000, metadata={"help": "Hash buckets of character n-grams."})
-    ngram_size: int = field(default=96, metadata={"help": "Width of the n-gram table."})
+    ngram_size: int = field(default=64, metadata={"help": "Width of the n-gram table."})
     hidden: int = field(default=200, metadata={"help": "LSTM width per direction."})
-    layers: int = field(default=2, metadata={"help": "LSTM layers."})
-    dropout: float = field(default=0.33, metadata={"help": "Dropout of words, states and spans."})
+    layers: int = field(default=1, metadata={"help": "LSTM layers."})
+    dropout: float = field(default=0.25, metadata={"help": "Dropout of words, states and spans."})
     min_count: int = field(default=2, metadata={"help": "Patterns and rewrites seen less often are not learnt."})
-    epochs: float = field(default=10.0, metadata={"help": "Passes over the mixed data."})
+    epochs: float = field(default=6.0, metadata={"help": "Passes over the mixed data."})
     batch_size: int = field(default=64, metadata={"help": "Sentences per step."})
     max_tokens: int = field(default=1200, metadata={"help": "Tokens per step, padding included."})
-    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
+    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate of what is new."})
+    encoder_learning_rate: float = field(default=2.5e-4, metadata={"help": "Peak learning rate of the encoder."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW."})
-    word_dropout: float = field(default=0.15, metadata={"help": "Share of words seen by their n-grams alone."})
+    lower_case: float = field(default=0.15, metadata={"help": "Share of sentences seen without capitals."})
     average: float = field(default=0.999, metadata={"help": "Decay of the weights' moving average."})
     seed: int = field(default=0, metadata={"help": "Seed of initial weights, order and dropout."})
     threads: int | None = field(default=None, metadata={"help": "CPU threads; torch's choice by default."})
@@ -90,26 +98,24 @@ def main(arguments: ParserArguments) -> None:
         repeats.append(1.0)
         shares.append(0.0)
     pairs = [pair for part in parts for pair in part]
-    aligner = Aligner(min_count=3).fit(pairs)
+    aligner = Aligner(min_count=3).fit(pairs, whole_words(encoder_folder()))
     examples = [[aligner.label(*pair) for pair in part] for part in parts]
     flat = [example for part in examples for example in part]
     lost = sum(e.lost > 0 for e in flat)
     print(f"{len(flat)} captions, {lost / len(flat):.1%} of them with a fact that could not be aligned")
     torch.manual_seed(arguments.seed)
-    vocabulary = vocabulary_of(pairs, flat, arguments.min_count)
+    vocabulary = vocabulary_of(pairs, flat, aligner.spelling, arguments.min_count)
     if arguments.start_from:
-        model, trained, words = trained_model(arguments)
+        model, trained, pieces = trained_model(arguments)
         vocabulary = replace(trained, base_forms=vocabulary.base_forms, verbs=vocabulary.verbs)
     else:
-        model, words = fresh_model(arguments, vocabulary, [t.text for e in flat for t in e.tokens])
-    if words:
-        model.table.weight.requires_grad_(not arguments.freeze_words)
+        model, pieces = fresh_model(arguments, vocabulary, [t.text for e in flat for t in e.tokens])
     chosen = {k: getattr(arguments, k) for k in Schedule.__dataclass_fields__ if hasattr(arguments, k)}
     schedule = Schedule(**chosen)
-    rows = {word: i + 1 for i, word in enumerate(words)}
+    draw = drawn(examples, repeats, shares, aligner.spelling, arguments.misspelt)
     progress = tqdm(total=100, unit="%", mininterval=5, bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")
     recent = 0.0
-    for step in train(model, drawn(examples, repeats, shares), rows, vocabulary, schedule):
+    for step in train(model, draw, Pieces(pieces), vocabulary, schedule):
         recent = 0.98 * recent + 0.02 * step["loss"] if recent else step["loss"]
         progress.n = round(100 * step["done"], 1)
         progress.set_postfix(loss=f"{recent:.3f}", refresh=False)
@@ -122,7 +128,7 @@ def main(arguments: ParserArguments) -> None:
         "start_from": arguments.start_from,
         "datasets": {name: len(part) for name, part in zip([*arguments.datasets, "scenes"], parts)},
     }
-    CompactParser(model, vocabulary, words, card).save_pretrained(arguments.output_dir)
+    CompactParser(model, vocabulary, pieces, card).save_pretrained(arguments.output_dir)
     size = sum(file.stat().st_size for file in Path(arguments.output_dir).iterdir()) / 1e6
     rows_of_table = {
         "captions": len(flat),
@@ -140,12 +146,12 @@ def main(arguments: ParserArguments) -> None:
 def fresh_model(
     arguments: ParserArguments, vocabulary: Vocabulary, corpus: list[str]
 ) -> tuple[CompactModel, list[str]]:
-    """A model with random weights and the words of its table, which starts from a sentence encoder's vectors."""
-    words = known_words(corpus, arguments.words, encoder_folder()) if arguments.words else []
-    sizes = {k: getattr(arguments, k) for k in ("buckets", "word_size", "ngram_size", "hidden", "layers", "dropout")}
+    """A model whose transformer is the first layers of a sentence encoder, and the word pieces that it keeps."""
+    pieces = chosen_pieces(corpus, arguments.pieces, encoder_folder())
+    names = ("encoder_layers", "buckets", "ngram_size", "hidden", "layers", "dropout")
     config = CompactConfig(
-        **sizes,
-        words=len(words) + 1 if words else 0,
+        **{name: getattr(arguments, name) for name in names},
+        pieces=len(pieces),
         entity_rewrites=len(vocabulary.entity_rewrites),
         attribute_rewrites=len(vocabulary.attribute_rewrites),
         patterns=len(vocabulary.patterns),
@@ -153,18 +159,16 @@ def fresh_model(
     )
     model = CompactModel(config)
     model.cues.patterns.copy_(pattern_cues(vocabulary))
-    if words:
-        with torch.no_grad():
-            model.table.weight[1:] = word_vectors(words, arguments.word_size, encoder_folder())
-    return model, words
+    start_from_encoder(model, pieces, encoder_folder())
+    return model, pieces
 
 
 def trained_model(arguments: ParserArguments) -> tuple[CompactModel, Vocabulary, list[str]]:
-    """The model of `start_from` with this run's dropout, its label sets and the words of its table."""
+    """The model of `start_from` with this run's dropout, its label sets and its word pieces."""
     parser = CompactParser.from_pretrained(arguments.start_from, device="cpu")
     model = CompactModel(replace(parser.model.config, dropout=arguments.dropout))
     model.load_state_dict(parser.model.state_dict())
-    return model, parser.vocabulary, parser.words
+    return model, parser.vocabulary, parser.pieces.pieces
 
 
 def captions_with_graphs(name: str, limit: int | None = None) -> list[tuple[str, SceneGraph]]:
@@ -192,16 +196,17 @@ def scene_captions(count: int, seed: int) -> list[tuple[str, SceneGraph]]:
 
 
 def drawn(
-    examples: list[list[Example]], repeats: list[float], shares: list[float]
+    examples: list[list[Example]], repeats: list[float], shares: list[float], spelling: Spelling, misspelt: float
 ) -> Callable[[random.Random], list[Example]]:
-    """What one epoch sees: every dataset as often as asked, and of each a share of sentences reworded."""
-    rewording = Rewording(example for part in examples for example in part)
+    """What one epoch sees: every dataset as often as asked, a share of each reworded, a share of all misspelt."""
+    rewording = Rewording((example for part in examples for example in part), spelling)
 
     def draw(rng: random.Random) -> list[Example]:
         mixed: list[Example] = []
         for part, times, share in zip(examples, repeats, shares):
             chosen = part * int(times) + rng.sample(part, round((times % 1) * len(part)))
             mixed += [rewording.reworded(e, rng) if rng.random() < share else e for e in chosen]
+        mixed = [rewording.misspelt(e, rng) if rng.random() < misspelt else e for e in mixed]
         return mixed
 
     return draw

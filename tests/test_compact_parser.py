@@ -2,10 +2,12 @@
 
 import csv
 import json
+import random
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ from sc_captioner.scene_graph.compact import SHIPPED, CompactParser
 from sc_captioner.scene_graph.compact_alignment import Aligner
 from sc_captioner.scene_graph.compact_decoding import spans_of
 from sc_captioner.scene_graph.compact_labels import graph_of, singular
+from sc_captioner.scene_graph.compact_rewording import Rewording
+from sc_captioner.scene_graph.compact_spelling import Spelling, slip, slips
 from sc_captioner.scene_graph.compact_vocabulary import vocabulary_of
 from sc_captioner.scene_graph.compact_words import base_form, possible_base_forms, surface, tokens_of
 from sc_captioner.scene_graph.fact_scores import fact_scores, written_facts
@@ -98,6 +102,31 @@ def test_spans_of_tags():
     assert spans_of([]) == []
 
 
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("buidling", "building"), ("moniter", "monitor"), ("girafee", "giraffe"), ("red buidling", "red building"),
+     ("bus", "bus"), ("buildings", "buildings"), ("xyzzyx", "xyzzyx"), ("ten", "ten")],
+)  # fmt: skip
+def test_words_one_slip_away_from_a_common_word_are_put_right(wrong, right):
+    spelling = Spelling({"building": 9, "monitor": 5, "giraffe": 7, "tent": 3}, ["building", "red", "bus"])
+    assert spelling.corrected(wrong) == right
+
+
+def test_the_commoner_of_two_near_words_is_meant():
+    assert Spelling({"plate": 3, "plane": 8}, []).corrected("plake") == "plane"
+
+
+def test_all_strings_one_slip_away():
+    assert slips("ab") >= {"a", "b", "ba", "xb", "ax", "xab", "axb", "abx"} and "abxx" not in slips("ab")
+    # Deletions, transposition, replacements and insertions of n letters, Norvig's count: 54 n + 25, repeats included.
+    assert len(slips("abcd")) <= 54 * 4 + 25
+
+
+@given(st.text("abcdefgh", min_size=4, max_size=12), st.randoms(use_true_random=False))
+def test_a_slip_is_one_of_all_slips(word, rng):
+    assert slip(word, rng) in slips(word) | {word}
+
+
 # --- Alignment -------------------------------------------------------------------------------------------------------
 
 CORPUS = [
@@ -124,6 +153,9 @@ CORPUS = [
     ),
     ("A person, beside him another person on a chair", "( person , beside , person ) , ( person , on , chair )"),
     ("a tree on the upper left side of the house", "( tree , on upper left side of , house )"),
+    ("two cows next to each other", "( cows , next to , cows ) , ( cows , is , 2 )"),
+    ("a hotdog on a plate", "( hot dog , on , plate )"),
+    ("a boy in a white t shirt", "( t-shirt , is , white ) , ( boy , in , t-shirt )"),
 ]
 
 
@@ -132,19 +164,32 @@ def aligned():
     pairs = [(caption, SceneGraph.from_facts(facts)) for caption, facts in CORPUS]
     aligner = Aligner(min_count=2).fit(pairs)
     examples = [aligner.label(*pair) for pair in pairs]
-    return pairs, examples, vocabulary_of(pairs, examples, least=1)
+    return pairs, examples, vocabulary_of(pairs, examples, aligner.spelling, least=1)
 
 
 @pytest.mark.parametrize("row", range(len(CORPUS)), ids=[caption for caption, _ in CORPUS])
 def test_labels_lead_back_to_the_gold_graph(aligned, row):
     pairs, examples, vocabulary = aligned
     example, gold = examples[row], pairs[row][1]
-    found = graph_of(
-        example.sentence, example.tokens, example.labels, vocabulary.base_forms, frozenset(vocabulary.verbs)
-    )
+    found = graph_of(example.sentence, example.tokens, example.labels, vocabulary)
     assert example.lost == 0
     scores = fact_scores([found], [gold], str)
     assert scores["facts"].f1 == 1, (found.to_facts(), gold.to_facts())
+
+
+def test_misspelt_sentences_lead_to_the_graph_of_the_right_ones(aligned):
+    pairs, examples, vocabulary = aligned
+    spelling = Spelling({"sofa": 5, "bench": 5, "grass": 5, "wooden": 4}, ["dogs", "bench", "sofa", "grass"])
+    rewording = Rewording(examples, spelling)
+    rng, changed = random.Random(0), 0
+    for example, (_, gold) in list(zip(examples, pairs)) * 40:
+        wrong = rewording.misspelt(example, rng)
+        changed += wrong != example
+        known = replace(vocabulary, common=spelling.common, known=sorted(spelling.known))
+        sentence = " ".join(token.text for token in wrong.tokens)
+        found = graph_of(sentence, tokens_of(sentence), wrong.labels, known) if wrong != example else gold
+        assert found.objects == gold.objects
+    assert changed > 20
 
 
 def test_rewrites_are_learnt_from_what_goes_together(aligned):
@@ -171,10 +216,8 @@ def test_nearly_all_gold_graphs_can_be_expressed(shared, file, rows, least):
     ]
     aligner = Aligner().fit(pairs)
     examples = [aligner.label(*pair) for pair in pairs]
-    vocabulary = vocabulary_of(pairs, examples, least=1)
-    found = [
-        graph_of(e.sentence, e.tokens, e.labels, vocabulary.base_forms, frozenset(vocabulary.verbs)) for e in examples
-    ]
+    vocabulary = vocabulary_of(pairs, examples, aligner.spelling, least=1)
+    found = [graph_of(e.sentence, e.tokens, e.labels, vocabulary) for e in examples]
     same = sum(fact_scores([f], [gold], str)["facts"].f1 == 1 for f, (_, gold) in zip(found, pairs))
     assert same / len(pairs) >= least
 
@@ -182,14 +225,16 @@ def test_nearly_all_gold_graphs_can_be_expressed(shared, file, rows, least):
 # --- Shipped weights -------------------------------------------------------------------------------------------------
 
 
-def test_shipped_weights_are_small_half_precision_and_described():
+def test_shipped_weights_are_small_bytes_and_described():
     from safetensors import safe_open
 
     files = sorted(file.name for file in SHIPPED.iterdir())
     assert files == ["README.md", "config.json", "model.safetensors"]
-    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 10e6
+    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 25e6
     with safe_open(SHIPPED / "model.safetensors", "pt") as stored:
-        assert {stored.get_slice(name).get_dtype() for name in stored.keys()} == {"F16"}  # noqa: SIM118
+        types = {name: stored.get_slice(name).get_dtype() for name in stored.keys()}  # noqa: SIM118
+    matrices = [name for name in types if f"{name}.scale" in types]
+    assert len(matrices) > 30 and {types[name] for name in matrices} == {"I8"}
     card = (SHIPPED / "README.md").read_text()
     for word in ("FACTUAL", "licen", "recipes/train_parser.py", "Set Match", "imits"):
         assert word in card
@@ -209,7 +254,7 @@ def test_factual_dev(parser, shared):
 
     found = parser.parse([caption for caption, _ in rows])
     matches = [eval_set_match(written_facts(graph), [gold]) for graph, (_, gold) in zip(found, rows)]
-    assert sum(matches) / len(matches) >= 0.74
+    assert sum(matches) / len(matches) >= 0.77
 
 
 def test_long_captions_dev(parser, shared):
@@ -218,7 +263,7 @@ def test_long_captions_dev(parser, shared):
     rows = rows_of(shared / "data/long_captions/dev.tsv")
     gold = [SceneGraph.from_facts(facts.lower()) for _, facts in rows]
     scores = fact_scores(parser.parse([caption for caption, _ in rows]), gold, load_lexicon("auto").lemma)
-    assert scores["facts"].f1 >= 0.80
+    assert scores["facts"].f1 >= 0.83
 
 
 def test_captions_of_the_scenes_on_an_unseen_seed(parser):
@@ -344,9 +389,9 @@ def test_recipe_trains_a_parser_that_loads(tmp_path):
         csv.writer(out).writerows([("caption", "scene_graph"), *CORPUS])
     config = tmp_path / "tiny.yaml"
     config.write_text(
-        f"datasets: ['{file}']\nrepeats: [1.0]\nrewording: [0.0]\nscenes: 0\nwords: 50\nword_size: 16\n"
+        f"datasets: ['{file}']\nrepeats: [1.0]\nrewording: [0.0]\nscenes: 0\npieces: 500\nencoder_layers: 1\n"
         "buckets: 500\nngram_size: 16\n"
-        "hidden: 24\nlayers: 1\ndropout: 0.0\nword_dropout: 0.0\nmin_count: 1\nepochs: 150\naverage: 0.9\nthreads: 1\n"
+        "hidden: 24\nlayers: 1\ndropout: 0.0\nlower_case: 0.0\nmin_count: 1\nepochs: 60\naverage: 0.9\nthreads: 1\n"
         "learning_rate: 0.01\n"
     )
     folders = [tmp_path / "one", tmp_path / "two"]

@@ -191,8 +191,9 @@ class ProcessorArguments:
         own = json.loads(self.processor_kwargs) if isinstance(self.processor_kwargs, str) else self.processor_kwargs
         name, revision = required_model(model_args), model_args.model_revision
         source = processor_source(name, revision)
-        revision = revision if source == name else None  # the revision is that of the adapter, not of its base model
-        return load_processor(source, revision=revision, trust_remote_code=trust_remote_code, **(own or {}))
+        # The revision is that of the adapter, not of its base model.
+        own_revision = revision if source == name else None
+        return load_processor(source, revision=own_revision, trust_remote_code=trust_remote_code, **(own or {}))
 
 
 @dataclass

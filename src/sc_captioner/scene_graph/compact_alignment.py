@@ -12,17 +12,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from .compact_labels import (
+    COPY,
     DETERMINERS,
     JOIN,
     PLACE,
     SINGULAR,
+    SPELL,
     VERB,
     Labels,
     Predicate,
     Span,
     singular,
 )
-from .compact_words import Token, possible_base_forms, tokens_of
+from .compact_spelling import Spelling
+from .compact_words import Token, possible_base_forms, surface, tokens_of
 from .graph import SceneGraph
 
 
@@ -38,6 +41,8 @@ NOT_VERBS = frozenset(_NOT_VERBS.split())
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 # A predicate's ending that is as common as this is a pattern of its own, even if it names a place.
 FIXED_FROM = 60
+# A graph's word that is as common as this may be what a misspelt word means; a sentence's word is right as it stands.
+COMMON_FROM, KNOWN_FROM = 5, 4
 Position = tuple[int, int]
 
 
@@ -64,11 +69,21 @@ class Aligner:
     attributes: dict[str, dict[str, float]] = field(default_factory=dict)
     verbs: dict[str, dict[str, float]] = field(default_factory=dict)
     fixed: frozenset[str] = frozenset()
+    spelling: Spelling = field(default_factory=lambda: Spelling({}, ()))
 
-    def fit(self, pairs: Sequence[tuple[str, SceneGraph]]) -> Aligner:
-        """Learn from the corpus which words stand for which graph words that are not in their sentence."""
+    def fit(self, pairs: Sequence[tuple[str, SceneGraph]], known: Iterable[str] = ()) -> Aligner:
+        """Learn from the corpus which words stand for which graph words that are not in their sentence.
+
+        Args:
+            known: Words that are right as they stand, beside those that the corpus has several times.
+        """
         sentences = [[t.text for t in tokens_of(sentence)] for sentence, _ in pairs]
         counts = Counter(word for words in sentences for word in set(words))
+        named = Counter(
+            w for _, g in pairs for e in g.entities for text in (e.head, *e.attributes) for w in text.split()
+        )
+        common = {word: n for word, n in named.items() if n >= COMMON_FROM}
+        self.spelling = Spelling(common, {word for word, n in counts.items() if n >= KNOWN_FROM}.union(known))
         unseen: tuple[list, list, list] = ([], [], [])
         for words, (_, graph) in zip(sentences, pairs):
             for entity in graph.entities:
@@ -172,7 +187,12 @@ class _Alignment:
         self.lost += sum(not self.mentions[i] for i in order)
 
     def _literal_head(self, head: str) -> list[Span]:
-        return [Span(a, b) for a, b in self._free(_occurrences(self.words, head))]
+        return [self._span(a, b, head) for a, b in self._free(_occurrences(self.words, head))]
+
+    def _span(self, first: int, last: int, phrase: str) -> Span:
+        """A span whose words are those of a phrase, maybe with other hyphens (`t shirt` for `t-shirt`)."""
+        text = surface(self.sentence, self.tokens, first, last)
+        return Span(first, last, COPY if text == phrase or " '" in phrase else phrase)
 
     def _changed_head(self, head: str) -> list[Span]:
         return self._rewritten(head, self.aligner.heads, self._free)
@@ -182,12 +202,19 @@ class _Alignment:
     ) -> list[Span]:
         """Spans that stand for a phrase in another spelling or in other words, none where nothing is near."""
         if found := allowed(_joined(self.words, phrase)):
-            return [Span(a, b, JOIN) for a, b in found]
+            texts = [surface(self.sentence, self.tokens, a, b) for a, b in found]
+            # `side walk` is joined by rule; what stands apart in the graph (`hotdog` -> `hot dog`) is learnt by heart.
+            return [
+                Span(a, b, JOIN if text.replace(" ", "") == phrase else phrase) for (a, b), text in zip(found, texts)
+            ]
         words = phrase.split()
         for i in range(len(self.words) - len(words) + 1):
             last = i + len(words) - 1
             if singular(" ".join(self.words[i : last + 1])) == phrase and allowed([(i, last)]):
                 return [Span(i, last, SINGULAR)]
+            text = " ".join(self.words[i : last + 1])
+            if text != phrase and self.aligner.spelling.corrected(text) == phrase and allowed([(i, last)]):
+                return [Span(i, last, SPELL)]
         strengths = learnt.get(phrase, {})
         candidates = [i for i, w in enumerate(self.words) if w in strengths and allowed([(i, i)])]
         if candidates:
@@ -209,7 +236,7 @@ class _Alignment:
             if not self.mentions[i]:
                 self.lost += 1
                 continue
-            spans = [Span(a, b) for a, b in _occurrences(self.words, attribute)]
+            spans = [self._span(a, b, attribute) for a, b in _occurrences(self.words, attribute)]
             spans = spans or self._rewritten(attribute, self.aligner.attributes, list)
             choices = [(self._far(span, m), n, m) for n, span in enumerate(spans) for m in self.mentions[i]]
             for _, n, mention in sorted(choices):
@@ -240,7 +267,7 @@ class _Alignment:
                 (cost, subject, target, pattern, verb, place)
                 for subject in self.mentions[relation.subject]
                 for target in self.mentions[relation.object]
-                if subject != target and (subject, target) not in found
+                if (subject != target or len(self.mentions[relation.subject]) == 1) and (subject, target) not in found
                 for cost, pattern, verb, place in self._predicates(relation.relation, subject, target)
             ]
             if not options:
@@ -262,7 +289,8 @@ class _Alignment:
         verbs: list[int] = []
         if words[0] not in NOT_VERBS:
             verbs = [i for i, w in enumerate(self.words) if self._is_form(w, words[0])]
-            verbs = verbs or self._likely_verbs(words[0])
+            # What is common in other words (`dressed in` for `wear`, `written` for `read`) is a pattern as it stands.
+            verbs = verbs or ([] if text in self.aligner.fixed else self._likely_verbs(words[0]))
         start = [VERB] if verbs else []
         rest, place = self._with_place(words[1:] if verbs else words, far)
         pattern = " ".join(start + rest)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from .compact_pieces import Pieces
 from .compact_words import Token, ngram_ids
 
 
@@ -18,19 +19,22 @@ class Batch:
 
     Args:
         ngrams (`Tensor`): Bucket ids of all distinct words, flat; `offsets` `(U,)` says where each word begins.
-        rows (`Tensor`): `(U,)` rows of the word table, 0 for unknown words.
         words (`Tensor`): `(B, T)` which distinct word stands where; `shapes` `(B, T)` capital letters (0, 1, 2).
         cues (`Tensor`): `(B, T)` which cue of a predicate a token is (1..), 0 for none.
         lengths (`Tensor`): `(B,)` numbers of tokens.
+        pieces (`Tensor`): `(B, P)` pieces of the words between start and end, 0 for padding.
+        first, last (`Tensor`): `(B, T)` where the pieces of a token begin and end.
     """
 
     ngrams: Tensor
     offsets: Tensor
-    rows: Tensor
     words: Tensor
     shapes: Tensor
     cues: Tensor
     lengths: Tensor
+    pieces: Tensor
+    first: Tensor
+    last: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
         return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
@@ -41,14 +45,12 @@ def _ngrams(word: str, buckets: int) -> tuple[int, ...]:
     return tuple(ngram_ids(word, buckets))
 
 
-def batch_of(
-    sentences: Sequence[Sequence[Token]], rows: Mapping[str, int], buckets: int, cues: Sequence[str] = ()
-) -> Batch:
+def batch_of(sentences: Sequence[Sequence[Token]], pieces: Pieces, buckets: int, cues: Sequence[str] = ()) -> Batch:
     """Tensors of sentences that have at least one token each.
 
     Args:
         sentences: Tokens of each sentence.
-        rows (`Mapping[str, int]`): Row of the word table by word; other words get row 0.
+        pieces (`Pieces`): Splits words for the transformer.
         buckets (`int`): Number of hash buckets of character n-grams.
         cues (`Sequence[str]`): Words that patterns of predicates have as they stand.
     """
@@ -60,17 +62,32 @@ def batch_of(
     words = [[index[t.text] for t in tokens] + [0] * (longest - len(tokens)) for tokens in sentences]
     signs = [[cue.get(t.text, 0) for t in tokens] + [0] * (longest - len(tokens)) for tokens in sentences]
     shapes = [[t.shape for t in tokens] + [0] * (longest - len(tokens)) for tokens in sentences]
+    split = [pieces.of(word) for word in distinct]
+    row: list[list[int]] = []
+    first: list[list[int]] = []
+    last: list[list[int]] = []
+    for tokens in sentences:
+        ids = [pieces.start]
+        first.append([])
+        last.append([])
+        for token in tokens:
+            first[-1].append(len(ids))
+            ids.extend(split[index[token.text]])
+            last[-1].append(len(ids) - 1)
+        row.append([*ids, pieces.end])
     starts = [0]
     for found in grams[:-1]:
         starts.append(starts[-1] + len(found))
     return Batch(
         torch.tensor([i for found in grams for i in found]),
         torch.tensor(starts),
-        torch.tensor([rows.get(word, 0) for word in distinct]),
         torch.tensor(words),
         torch.tensor(shapes),
         torch.tensor(signs),
         torch.tensor([len(tokens) for tokens in sentences]),
+        padded(row),
+        padded(first),
+        padded(last),
     )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .compact_batch import batch_of, padded
-from .compact_labels import COPY, JOIN, PLACE, SINGULAR, VERB, Labels, Predicate, Span, Vocabulary
+from .compact_labels import COPY, JOIN, PLACE, SINGULAR, SPELL, VERB, Labels, Predicate, Span, Vocabulary
 from .compact_model import LAYERS, CompactModel
+from .compact_pieces import Pieces
 from .compact_words import Token
 
 
@@ -33,11 +34,11 @@ def spans_of(tags: Sequence[int]) -> list[Position]:
 
 @torch.inference_mode()
 def labels_of(
-    model: CompactModel, sentences: Sequence[Sequence[Token]], rows: dict[str, int], vocabulary: Vocabulary
+    model: CompactModel, sentences: Sequence[Sequence[Token]], pieces: Pieces, vocabulary: Vocabulary
 ) -> list[Labels]:
     """Labels of sentences that have at least one token each, by the model's best choices."""
     device = model.tags.weight.device
-    batch = batch_of(sentences, rows, model.config.buckets, vocabulary.cues).to(device)
+    batch = batch_of(sentences, pieces, model.config.buckets, vocabulary.cues).to(device)
     states = model.encode(batch)
     mask = torch.arange(states.shape[1], device=device) < batch.lengths.unsqueeze(-1)
     tags = model.tag(states).argmax(-1).cpu().tolist()
@@ -52,11 +53,9 @@ def labels_of(
     named = torch.tensor([bool(row) for row in places[2]], device=device)
     scores = scores.masked_fill(with_place & ~named[:, None, None, None], float("-inf"))
     relations = _relations(model, states, scores, pairs, ends[0][1], mask, places, vocabulary)
-    sources = vocabulary.sources
-    entities = _spans(model.entity_rewrite(entity), sentences, places[0], vocabulary.entity_rewrites, sources)
-    attributes = _spans(
-        model.attribute_rewrite(attribute), sentences, places[1], vocabulary.attribute_rewrites, sources
-    )
+    entity_scores, attribute_scores = model.entity_rewrite(entity), model.attribute_rewrite(attribute)
+    entities = _spans(entity_scores, sentences, places[0], vocabulary.entity_rewrites, vocabulary)
+    attributes = _spans(attribute_scores, sentences, places[1], vocabulary.attribute_rewrites, vocabulary)
     return [
         Labels(entities[i], attributes[i], links[i], relations[i], tuple(Span(a, b) for a, b in places[2][i]))
         for i in range(len(sentences))
@@ -68,13 +67,13 @@ def _spans(
     sentences: Sequence[Sequence[Token]],
     places: Sequence[Sequence[Position]],
     rewrites: Sequence[str],
-    sources: Mapping[str, Sequence[str]],
+    vocabulary: Vocabulary,
 ) -> list[tuple[Span, ...]]:
     """Spans with the best rewrites that fit them."""
     found = []
     for rows, tokens, named in zip(scores.cpu(), sentences, places):
         texts = [" ".join(token.text for token in tokens[a : b + 1]) for a, b in named]
-        chosen = rewritten(rows[: len(named)], texts, rewrites, sources)
+        chosen = rewritten(rows[: len(named)], texts, rewrites, vocabulary)
         found.append(tuple(Span(a, b, rewrite) for (a, b), rewrite in zip(named, chosen)))
     return found
 
@@ -90,26 +89,26 @@ def pattern_cues(vocabulary: Vocabulary) -> Tensor:
     return has
 
 
-def rewritten(
-    scores: Tensor, texts: Sequence[str], rewrites: Sequence[str], sources: Mapping[str, Sequence[str]]
-) -> list[str]:
+def rewritten(scores: Tensor, texts: Sequence[str], rewrites: Sequence[str], vocabulary: Vocabulary) -> list[str]:
     """The best rewrite of each text among those that its like had in training, `(len(texts), rewrites)` scores."""
     found = []
     for text, row in zip(texts, scores.tolist()):
         best, choice = float("-inf"), COPY
         for rewrite, score in zip(rewrites, row):
-            if score > best and _fits(text, rewrite, sources):
+            if score > best and _fits(text, rewrite, vocabulary):
                 best, choice = score, rewrite
         found.append(choice)
     return found
 
 
-def _fits(text: str, rewrite: str, sources: Mapping[str, Sequence[str]]) -> bool:
+def _fits(text: str, rewrite: str, vocabulary: Vocabulary) -> bool:
     if rewrite == COPY:
         return True
     if rewrite == JOIN:
         return " " in text
-    return text.endswith("s") if rewrite == SINGULAR else text in sources.get(rewrite, ())
+    if rewrite == SPELL:
+        return vocabulary.spelling.corrected(text) != text
+    return text.endswith("s") if rewrite == SINGULAR else text in vocabulary.sources.get(rewrite, ())
 
 
 def _links(scores: Tensor, *places: Sequence[Sequence[Position]]) -> list[tuple[Position, ...]]:
@@ -135,11 +134,14 @@ def _relations(
     spans: Sequence[Sequence[Sequence[Position]]],
     vocabulary: Vocabulary,
 ) -> list[tuple[Predicate, ...]]:
-    """The best pattern of every ordered pair of entities, with the best verb and place where it has such slots."""
+    """The best pattern of every ordered pair of entities, with the best verb and place where it has such slots.
+
+    An entity may stand in a relation to itself: two dogs next to each other.
+    """
     count = torch.tensor([len(row) for row in spans[0]], device=states.device)
     steps = torch.arange(last.shape[1], device=states.device)
     real = steps < count.unsqueeze(-1)
-    allowed = real.unsqueeze(1) & real.unsqueeze(2) & (steps[:, None] != steps)
+    allowed = real.unsqueeze(1) & real.unsqueeze(2)
     chosen = scores.argmax(-1) * allowed
     row, subject, target = chosen.nonzero(as_tuple=True)
     found: list[list[Predicate]] = [[] for _ in spans[0]]

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from .compact_spelling import Spelling
 from .compact_words import Token, base_form, surface
 from .graph import Entity, Relation, SceneGraph
 
@@ -18,6 +20,8 @@ from .graph import Entity, Relation, SceneGraph
 COPY = ""
 JOIN = "<join>"  # without blanks: `side walk` -> `sidewalk`
 SINGULAR = "<singular>"  # `blues` -> `blue`
+SPELL = "<spell>"  # `buidling` -> `building`
+RULES = (COPY, JOIN, SINGULAR, SPELL)
 VERB = "V"
 PLACE = "P"
 DETERMINERS = frozenset(["the", "a", "an", "its", "his", "her", "their"])
@@ -25,7 +29,7 @@ DETERMINERS = frozenset(["the", "a", "an", "its", "his", "her", "their"])
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Tokens `first` to `last` inclusive, and their writing in the graph: `COPY`, `JOIN`, `SINGULAR` or a text."""
+    """Tokens `first` to `last` inclusive, and their writing in the graph: one of `RULES` or a text."""
 
     first: int
     last: int
@@ -67,17 +71,31 @@ class Vocabulary:
         patterns (`list[str]`): Patterns of predicates.
         cues (`list[str]`): Words that patterns have as they stand (`left`, `behind`, `of`).
         sources (`dict[str, list[str]]`): What was rewritten so in training, by rewrite; nothing else is.
+        common (`dict[str, int]`): Words of graphs with their number, which a misspelt word may stand for.
+        known (`list[str]`): Words that are right as they stand.
         base_forms (`dict[str, str]`): Words whose base form the spelling rules get wrong.
         verbs (`list[str]`): Base forms seen in training; they decide between spellings (`hoping` -> `hope`).
     """
 
-    entity_rewrites: list[str] = field(default_factory=lambda: [COPY, JOIN, SINGULAR])
-    attribute_rewrites: list[str] = field(default_factory=lambda: [COPY, JOIN, SINGULAR])
+    entity_rewrites: list[str] = field(default_factory=lambda: list(RULES))
+    attribute_rewrites: list[str] = field(default_factory=lambda: list(RULES))
     patterns: list[str] = field(default_factory=list)
     cues: list[str] = field(default_factory=list)
     sources: dict[str, list[str]] = field(default_factory=dict)
+    common: dict[str, int] = field(default_factory=dict)
+    known: list[str] = field(default_factory=list)
     base_forms: dict[str, str] = field(default_factory=dict)
     verbs: list[str] = field(default_factory=list)
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """Corrects what is misspelt."""
+        return Spelling(self.common, self.known)
+
+    @cached_property
+    def known_verbs(self) -> frozenset[str]:
+        """The base forms as a set."""
+        return frozenset(self.verbs)
 
 
 def singular(phrase: str) -> str:
@@ -89,15 +107,17 @@ def singular(phrase: str) -> str:
     return phrase[:-1] if phrase.endswith("s") and not phrase.endswith("ss") else phrase
 
 
-def written(sentence: str, tokens: list[Token], span: Span) -> str:
+def written(sentence: str, tokens: list[Token], span: Span, spelling: Spelling) -> str:
     """How a span stands in the graph, `""` where nothing sensible is left."""
-    if span.rewrite not in (COPY, JOIN, SINGULAR):
+    if span.rewrite not in RULES:
         return span.rewrite
     text = surface(sentence, tokens, span.first, span.last)
     # The written form has no way to quote its own signs.
     text = " ".join(text.replace("(", " ").replace(")", " ").replace(",", " ").split())
     if span.rewrite == JOIN:
         return text.replace(" ", "")
+    if span.rewrite == SPELL:
+        return spelling.corrected(text)
     return singular(text) if span.rewrite == SINGULAR else text
 
 
@@ -105,22 +125,21 @@ def graph_of(
     sentence: str,
     tokens: list[Token],
     labels: Labels,
-    base_forms: Mapping[str, str],
-    verbs: frozenset[str] = frozenset(),
+    vocabulary: Vocabulary,
 ) -> SceneGraph:
     """The scene graph that labels stand for; spans with equal writing become one entity, as in the written form."""
-    names = [written(sentence, tokens, span) for span in labels.entities]
+    names = [written(sentence, tokens, span, vocabulary.spelling) for span in labels.entities]
     order = list(dict.fromkeys(name for name in names if name))
     index = {name: i for i, name in enumerate(order)}
     attributes: list[dict[str, None]] = [{} for _ in order]
     for attribute, entity in labels.links:
-        value = written(sentence, tokens, labels.attributes[attribute])
+        value = written(sentence, tokens, labels.attributes[attribute], vocabulary.spelling)
         if value and names[entity]:
             attributes[index[names[entity]]][value] = None
     relations: dict[Relation, None] = {}
     for relation in labels.relations:
         subject, target = names[relation.subject], names[relation.object]
-        predicate = predicate_of(tokens, relation, labels.places, base_forms, verbs)
+        predicate = predicate_of(tokens, relation, labels.places, vocabulary.base_forms, vocabulary.known_verbs)
         # `is` would read as an attribute in the written form.
         if subject and target and predicate and predicate != "is":
             relations[Relation(index[subject], predicate, index[target])] = None

@@ -1,4 +1,4 @@
-"""The network of the compact parser: words from character n-grams, a bidirectional LSTM, heads for spans and pairs."""
+"""The network of the compact parser: a small transformer, a bidirectional LSTM, heads for spans and pairs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .compact_batch import Batch
 
 TAGS = 3  # outside, begin, inside
 LAYERS = 3  # of tags: entities, attributes, places
+MAX_PIECES = 512
 REGIONS = 6  # a word left of both mentions of a pair, between them, right of both; twice, by the order of the mentions
 MAX_GAP = 12
 
@@ -22,21 +23,24 @@ class CompactConfig:
     """Sizes of the network.
 
     Args:
-        buckets (`int`): Hash buckets of character n-grams.
-        words (`int`): Rows of the table of known words (row 0 is the unknown word), 0 for no table.
-        word_size, ngram_size (`int`): Width of the two embeddings.
+        pieces (`int`): Rows of the table of word pieces. `piece_size` (`int`): Width of the transformer.
+        encoder_layers, encoder_heads, encoder_inner (`int`): Its layers, attention heads and inner width.
+        buckets (`int`): Hash buckets of character n-grams. `ngram_size` (`int`): Width of their embeddings.
         hidden (`int`): LSTM width per direction. `layers` (`int`): LSTM layers.
         span_size, pair_size (`int`): Width of span and pair representations.
         heads (`int`): Attention heads from pairs to words, of `head_size` each.
         entity_rewrites, attribute_rewrites, patterns, cues (`int`): Sizes of the closed label sets.
     """
 
-    buckets: int = 12288
-    words: int = 0
-    word_size: int = 128
-    ngram_size: int = 128
+    pieces: int = 4
+    piece_size: int = 384
+    encoder_layers: int = 4
+    encoder_heads: int = 12
+    encoder_inner: int = 1536
+    buckets: int = 10000
+    ngram_size: int = 64
     hidden: int = 200
-    layers: int = 2
+    layers: int = 1
     span_size: int = 160
     pair_size: int = 160
     heads: int = 4
@@ -45,7 +49,7 @@ class CompactConfig:
     attribute_rewrites: int = 3
     patterns: int = 1
     cues: int = 1
-    dropout: float = 0.33
+    dropout: float = 0.25
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for `config.json`."""
@@ -83,6 +87,33 @@ class _LockedDropout(nn.Module):
         return x * nn.functional.dropout(mask, self.share)
 
 
+class _Encoder(nn.Module):
+    """Words in context: BERT's layers (after the norm, GELU) over word pieces, a word's first and last averaged."""
+
+    def __init__(self, c: CompactConfig):
+        super().__init__()
+        size = c.piece_size
+        self.table = nn.Embedding(c.pieces, size)
+        self.position = nn.Embedding(MAX_PIECES, size)
+        self.norm = nn.LayerNorm(size, eps=1e-12)
+        # Dropout inside the layers would take a seventh of the time; between them it costs nothing.
+        self.dropout = _LockedDropout(0.1)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(size, c.encoder_heads, c.encoder_inner, 0.0, "gelu", 1e-12, batch_first=True)
+            for _ in range(c.encoder_layers)
+        )
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Words `(B, T, piece_size)`."""
+        steps = torch.arange(batch.pieces.shape[1], device=batch.pieces.device)
+        x = self.dropout(self.norm(self.table(batch.pieces) + self.position(steps)))
+        padding = batch.pieces == 0
+        for layer in self.layers:
+            x = self.dropout(layer(x, src_key_padding_mask=padding))
+        rows = torch.arange(x.shape[0], device=x.device).unsqueeze(-1)
+        return (x[rows, batch.first].float() + x[rows, batch.last].float()) / 2
+
+
 class CompactModel(nn.Module):
     """Scores of tags, rewrites, attribute links, patterns of predicates and the words that fill them.
 
@@ -93,11 +124,10 @@ class CompactModel(nn.Module):
     def __init__(self, config: CompactConfig):
         super().__init__()
         self.config = c = config
+        self.encoder = _Encoder(c)
         self.ngrams = nn.EmbeddingBag(c.buckets, c.ngram_size, mode="mean")
-        if c.words:
-            self.table = nn.Embedding(c.words, c.word_size, padding_idx=0)
         self.shape = nn.Embedding(3, 8)
-        inputs = c.ngram_size + (c.word_size if c.words else 0) + 8
+        inputs = c.piece_size + c.ngram_size + 8
         wide = 2 * c.hidden
         self.lstm = nn.ModuleList(_BiLSTM(inputs if i == 0 else wide, c.hidden) for i in range(c.layers))
         self.tags = nn.Linear(wide, LAYERS * TAGS)
@@ -109,19 +139,17 @@ class CompactModel(nn.Module):
         self.verbs = _Pointer(c, wide)
         self.places = _Pointer(c, wide)
         self.dropout = _LockedDropout(c.dropout)
+        # Elsewhere a CPU would emulate it.
+        self.half_on_cpu = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
         nn.init.normal_(self.ngrams.weight, std=0.3)
 
-    def encode(self, batch: Batch, keep_word: Tensor | None = None) -> Tensor:
-        """Contextual words `(B, T, 2 * hidden)`.
-
-        Args:
-            keep_word (`Tensor`, *optional*): `(U,)` of 0 and 1: words whose row of the table is used (training).
-        """
-        parts = [self.ngrams(batch.ngrams, batch.offsets)]
-        if self.config.words:
-            known = self.table(batch.rows)
-            parts.append(known if keep_word is None else known * keep_word.unsqueeze(-1))
-        x = torch.cat([torch.cat(parts, -1)[batch.words], self.shape(batch.shapes)], -1)
+    def encode(self, batch: Batch) -> Tensor:
+        """Contextual words `(B, T, 2 * hidden)`; the transformer's products are in bfloat16 where that is fast."""
+        device = batch.words.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda" or self.half_on_cpu):
+            words = self.encoder(batch)
+        spelt = self.ngrams(batch.ngrams, batch.offsets)[batch.words]
+        x = torch.cat([spelt, self.shape(batch.shapes), words], -1)
         steps = torch.arange(x.shape[1], device=x.device)
         lengths = batch.lengths.unsqueeze(-1)
         reverse = torch.where(steps < lengths, lengths - 1 - steps, steps)

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from .compact_alignment import Example
-from .compact_labels import COPY, Span
+from .compact_labels import COPY, SPELL, Span
+from .compact_spelling import Spelling, slip
 
 
 class Rewording:
@@ -18,11 +19,12 @@ class Rewording:
 
     Args:
         corpus (`Iterable[Example]`): Where the words come from, the common ones as often as they occur.
+        spelling (`Spelling`): Tells which slips of a word can be put right.
         share (`float`): Share of the words that change in a sentence that is reworded.
     """
 
-    def __init__(self, corpus: Iterable[Example], share: float = 0.4):
-        self.share = share
+    def __init__(self, corpus: Iterable[Example], spelling: Spelling, share: float = 0.4):
+        self.share, self.spelling = share, spelling
         self.heads: dict[bool, list[str]] = {False: [], True: []}
         self.attributes: list[str] = []
         for example in corpus:
@@ -45,6 +47,28 @@ class Rewording:
             if free and _one_copied_word(span) and self.attributes and rng.random() < self.share:
                 tokens[span.first] = replace(tokens[span.first], text=rng.choice(self.attributes))
         return replace(example, tokens=tokens)
+
+    def misspelt(self, example: Example, rng: random.Random) -> Example:
+        """The example with a slip in one of its heads or attributes, if it has one that can be put right again."""
+        named = [*example.labels.entities, *example.labels.attributes]
+        spans = [span for span in named if _one_copied_word(span)]
+        if not spans:
+            return example
+        span = rng.choice(spans)
+        word = example.tokens[span.first].text
+        wrong = slip(word, rng)
+        alone = sum(s.first <= span.first <= s.last for s in (*named, *example.labels.places)) == 1
+        if not alone or wrong == word or self.spelling.corrected(wrong) != word:
+            return example
+        tokens = list(example.tokens)
+        tokens[span.first] = replace(tokens[span.first], text=wrong)
+        meant = replace(span, rewrite=SPELL)
+        labels = replace(
+            example.labels,
+            entities=tuple(meant if s == span else s for s in example.labels.entities),
+            attributes=tuple(meant if s == span else s for s in example.labels.attributes),
+        )
+        return replace(example, tokens=tokens, labels=labels)
 
 
 def _one_copied_word(span: Span) -> bool:

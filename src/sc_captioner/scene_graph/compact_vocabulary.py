@@ -6,12 +6,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from .compact_alignment import NOT_VERBS, Example
-from .compact_labels import COPY, JOIN, PLACE, SINGULAR, VERB, Predicate, Vocabulary, predicate_of
+from .compact_labels import PLACE, RULES, VERB, Predicate, Vocabulary, predicate_of
+from .compact_spelling import Spelling
 from .compact_words import base_form, possible_base_forms
 from .graph import SceneGraph
 
 
-def vocabulary_of(pairs: Sequence[tuple[str, SceneGraph]], examples: Sequence[Example], least: int = 3) -> Vocabulary:
+def vocabulary_of(
+    pairs: Sequence[tuple[str, SceneGraph]], examples: Sequence[Example], spelling: Spelling, least: int = 3
+) -> Vocabulary:
     """The rewrites, patterns and verb forms that occur at least `least` times in aligned examples."""
     entity = Counter(span.rewrite for e in examples for span in e.labels.entities)
     attribute = Counter(span.rewrite for e in examples for span in e.labels.attributes)
@@ -25,14 +28,15 @@ def vocabulary_of(pairs: Sequence[tuple[str, SceneGraph]], examples: Sequence[Ex
     known = Counter(base for word, base in best.items() if base in possible_base_forms(word))
     verbs = frozenset(known)
     exceptions = {w: b for w, b in sorted(best.items()) if base_form(w, {}, verbs) != b}
-    fixed = [COPY, JOIN, SINGULAR]
     kept = [p for p, n in patterns.most_common() if n >= least]
     return Vocabulary(
-        fixed + [r for r, n in entity.most_common() if n >= least and r not in fixed],
-        fixed + [r for r, n in attribute.most_common() if n >= least and r not in fixed],
+        [*RULES, *(r for r, n in entity.most_common() if n >= least and r not in RULES)],
+        [*RULES, *(r for r, n in attribute.most_common() if n >= least and r not in RULES)],
         kept,
         sorted({word for pattern in kept for word in pattern.split()} - {VERB, PLACE}),
         _sources(examples),
+        spelling.common,
+        sorted(spelling.known),
         exceptions,
         sorted(verbs),
     )
@@ -43,7 +47,7 @@ def _sources(examples: Sequence[Example]) -> dict[str, list[str]]:
     found: dict[str, set[str]] = defaultdict(set)
     for example in examples:
         for span in (*example.labels.entities, *example.labels.attributes):
-            if span.rewrite not in (COPY, JOIN, SINGULAR):
+            if span.rewrite not in RULES:
                 words = (token.text for token in example.tokens[span.first : span.last + 1])
                 found[span.rewrite].add(" ".join(words))
     return {rewrite: sorted(texts) for rewrite, texts in sorted(found.items())}
