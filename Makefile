@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ACCELERATE_CONFIG ?= recipes/accelerate/one_process.yaml
-# Test workers, one thread each; more workers than cores only swap places.
+# Test workers, one thread each, a file of tests each at a time; more workers than cores only swap places.
 JOBS ?= 2
 
 NLTK_DATA_HERE := $(abspath $(wildcard ../shared/nltk_data))
@@ -51,7 +51,7 @@ paper: ## print the commands of the whole paper, data to scores (MODEL=llava_1_5
 	@echo "$$PAPER"
 
 test: $(STAMP) ## run the tests (about 20 minutes on 2 cores; ARGS="-k reward" picks some)
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 quality: $(STAMP) ## lint, formatting, types
 	$(BIN)/ruff check .

@@ -37,12 +37,14 @@ def recipe(name: str, *arguments: Any) -> int:
     return 0
 
 
-def snippet(card: str) -> str:
-    """What the Python block of a model card prints."""
+def snippet(card: str) -> bool:
+    """Whether the Python block of a model card prints the captions of both turns."""
     [code] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(compile(code, "README.md", "exec"), {"__name__": "card"})
-    return printed.getvalue()
+        scope: dict[str, Any] = {"__name__": "card"}
+        exec(compile(code, "README.md", "exec"), scope)
+    caption = scope["caption"]
+    return printed.getvalue() == f"{caption.first}\n{caption.second}\n" != "\n\n"
 
 
 def push_dataset(repo_id: str, rows: list[dict[str, str]]) -> None:

@@ -317,7 +317,7 @@ def test_threads_share_one_parser(parser):
 # --- Inputs of any kind ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["", "   ", "\n\t", "\x00\x1b[31m", "\u200b", "...", "( ) , ( is )"])
+@pytest.mark.parametrize("text", ["", "   ", "\n\t", "\x00\x1b[31m", "\u200b", "\ud800", "...", "( ) , ( is )"])
 def test_texts_without_words_have_a_graph(parser, text):
     assert isinstance(parser.parse([text])[0], SceneGraph)
 

@@ -175,7 +175,7 @@ def test_stages_out_of_order_are_refused(base, data, adapter, tmp_path, capsys):
         capsys, "sft", "--config", YAMLS / "sft.yaml", "--model_name_or_path", adapter, "--dataset", data,
         "--use_cpu", "true", "--output_dir", tmp_path / "run",
     )  # fmt: skip
-    assert "is an adapter; merge it into its base model first" in said
+    assert "is an adapter already" in said and "name the merged model to train a new adapter on top" in said
 
 
 # --- The chain ------------------------------------------------------------------------------------------------------

@@ -40,7 +40,9 @@ class Pieces:
 
     def _of(self, word: str) -> tuple[int, ...]:
         """Ids of a word's first pieces, at least one."""
-        ids = self._tokenizer.encode(word[: 8 * LONGEST], add_special_tokens=False).ids
+        # Half a surrogate pair, as a text cut off inside an emoji leaves it, is no text for the tokenizer.
+        text = word[: 8 * LONGEST].encode("utf-8", "replace").decode()
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         return tuple(ids[:LONGEST]) or (self._unknown,)
 
 
