@@ -9,6 +9,7 @@ import re
 from html import unescape
 from html.parser import HTMLParser
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
@@ -222,6 +223,8 @@ def test_what_all_names_of_a_chart_share_is_left_out_of_its_legend():
     st.lists(st.floats(-1e12, 1e12) | st.floats(-1e-9, 1e-9), min_size=1, max_size=80),
     st.integers(1, 10**6),
 )
+@hypothesis.example([5e-324], 1)
+@hypothesis.example([0.0, -5e-324], 1)
 def test_every_line_stays_inside_its_chart(values, stride):
     html = line_chart("Reward", {"reward": [(float(i * stride), v) for i, v in enumerate(values)]})
     Page(html)

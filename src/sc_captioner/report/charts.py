@@ -163,8 +163,9 @@ def _moving_mean(line: Sequence[Point]) -> list[Point]:
 def _ticks(values: Sequence[float], whole: bool = False) -> list[float]:
     """About five round numbers that enclose `values`."""
     low, high = min(values), max(values)
-    if high - low <= 1e-9 * max(abs(low), abs(high)) or high == low:
-        low, high = (low - abs(low) * 0.1, high + abs(high) * 0.1) if high else (0.0, 1.0)
+    largest, nothing = max(abs(low), abs(high)), 1e-300  # below it, quarters of a float are no numbers any more
+    if high - low <= max(1e-9 * largest, nothing):
+        low, high = (low - abs(low) * 0.1, high + abs(high) * 0.1) if largest > nothing else (0.0, 1.0)
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     size = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
