@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import logging
 import os
@@ -19,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def start(log: str) -> None:
     """All that is written or logged, at any level, goes into one file."""
+    # A spawned process inherits the path of its parent, whose own modules of `evaluate` would hide those loaded here.
+    sys.path[:] = [path for path in sys.path if not (Path(path) / "evaluate_modules").is_dir()]
     file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -70,13 +71,10 @@ def checked_references(repo_id: str) -> list[str]:
 def score(module: str, inputs: dict[str, Any]) -> dict[str, Any]:
     import evaluate
 
-    importlib.invalidate_caches()
     return evaluate.load(module).compute(**inputs)
 
 
 def run_cases(module: str, space: str) -> None:
-    # A module written within the same tick of the clock as the one before is not seen otherwise.
-    importlib.invalidate_caches()
     runpy.run_path(str(ROOT / "metrics" / module / "tests.py"))["run"](space)
 
 
