@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +82,6 @@ def parsed_run(
     Raises:
         KeyError: If the parser looks graphs up and has none of a sentence.
     """
-    import time
-
     references, firsts, seconds = ([row[key] for row in rows] for key in ("label", "predict", "predict_turn2"))
     captions = dict.fromkeys([*references, *firsts, *seconds])
     sentences = list(dict.fromkeys(sentence for caption in captions for sentence in lexicon.sentences(caption)))
