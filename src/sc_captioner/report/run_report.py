@@ -59,6 +59,24 @@ class RunSummary:
         """Mean of the rewards, 0.0 of none."""
         return statistics.fmean(self.rewards) if self.rewards else 0.0
 
+    def means(self) -> dict[str, tuple[float, float]]:
+        """By score the means of the first and of the corrected captions."""
+        return {
+            name: (statistics.fmean(first), statistics.fmean(second))
+            for name, (first, second) in ((name, zip(*pairs)) for name, pairs in self.scores.items() if pairs)
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers of samples, means of the reward, of its parts and of the scores; JSON-serialisable."""
+        return {
+            "outcomes": {name: self.outcomes[name] for name in OUTCOMES},
+            "decided": dict(sorted(self.decided.items())),
+            "reward": self.mean_reward,
+            "parts": {name: value / len(self.rewards) for name, value in self.parts.items()},
+            "scores": {name: list(pair) for name, pair in self.means().items()},
+            "pictures": self.pictures,
+        }
+
     def add(self, sample: Sample) -> None:
         """Count a sample that was scored."""
         self.outcomes[sample.outcome] += 1
@@ -99,14 +117,17 @@ def write_run_report(
     part = path.with_name(f"{path.name}.part")
     pictures = _Pictures(image_of)
     summary = RunSummary()
-    # Half a surrogate pair, as a caption cut off inside an emoji leaves it, has no UTF-8 form.
-    with part.open("w", encoding="utf-8", errors="replace") as file:
-        file.write(page_head(title, asset("run.js")))
-        for start, batch in _batches(rows):
-            _write_batch(file, start, batch, explained(reward, batch), pictures, summary)
-        summary.pictures = pictures.count
-        file.write(_content(title, summary, {**made_with(reward), **(facts or {})}))
-    os.replace(part, path)
+    try:
+        # Half a surrogate pair, as a caption cut off inside an emoji leaves it, has no UTF-8 form.
+        with part.open("w", encoding="utf-8", errors="replace") as file:
+            file.write(page_head(title, asset("run.js")))
+            for start, batch in _batches(rows):
+                _write_batch(file, start, batch, explained(reward, batch), pictures, summary)
+            summary.pictures = pictures.count
+            file.write(_content(title, summary, {**made_with(reward), **(facts or {})}))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
     return summary
 
 
@@ -196,12 +217,9 @@ def _content(title: str, summary: RunSummary, facts: Mapping[str, object]) -> st
         for name in ("improved", "worsened", "unchanged", "neither")
     ]
     differences = [
-        PairedDifference.of(
-            f"{SCORES[name]}: {statistics.fmean(first):.3f} → {statistics.fmean(second):.3f}", second, first
-        )
-        for name, (first, second) in (
-            (name, list(zip(*pairs))) for name, pairs in summary.scores.items() if len(pairs) > 1
-        )
+        PairedDifference.of(f"{SCORES[name]}: {first:.3f} → {second:.3f}", *reversed(list(zip(*summary.scores[name]))))
+        for name, (first, second) in summary.means().items()
+        if len(summary.rewards) > 1
     ]
     return (
         f"<header><h1>{escape(title)}</h1>{tiles(shown)}</header><main class='run'>"
@@ -215,11 +233,12 @@ def _content(title: str, summary: RunSummary, facts: Mapping[str, object]) -> st
 
 
 def _part_table(summary: RunSummary) -> str:
+    means = summary.to_dict()["parts"]
     rows = "".join(
         f'<tr><th scope="row">{escape(name.replace("_", " "))}</th>'
-        f"<td>{f'{summary.parts[name] / len(summary.rewards):+.3f}' if name in summary.parts else ''}</td>"
+        f"<td>{f'{means[name]:+.3f}' if name in means else ''}</td>"
         f"<td>{summary.decided[name]}</td></tr>"
-        for name in dict.fromkeys((*summary.parts, "unchanged"))
+        for name in (*means, "unchanged")
     )
     return (
         '<table class="parts"><caption>Reward, part by part</caption><thead><tr><th scope="col">Part</th>'
