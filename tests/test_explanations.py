@@ -13,7 +13,7 @@ from PIL import Image
 from sc_captioner import CorrectionReward
 from sc_captioner.data import build_scenes
 from sc_captioner.evaluation import scores_of_turns
-from sc_captioner.report import explanation_html, run_report, write_run_report
+from sc_captioner.report import Example, explanation_html, report_html, run_report, write_run_report
 from sc_captioner.report.elements import compared, marked_graphs
 from sc_captioner.report.explanations import explained
 from sc_captioner.rewards.revision import Facts
@@ -208,20 +208,30 @@ def report(reward, run_rows, tmp_path_factory):
 
 
 @pytest.fixture
-def page(browser, report):  # noqa: F811
-    """The report, opened; at the end nothing was asked of a network and nothing complained."""
+def opened(browser):  # noqa: F811
+    """Opens a file; at the end nothing was asked of a network, nothing complained and no text ran as a script."""
     context = browser.new_context(offline=True, viewport={"width": 1400, "height": 1000})
     page = context.new_page()
-    asked, complaints = [], []
+    asked, complaints, files = [], [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(report.as_uri())
-    yield page
+
+    def open_file(path):
+        files.append(path.as_uri())
+        page.goto(path.as_uri())
+        return page
+
+    yield open_file
     assert page.evaluate("window.hacked") is None
     context.close()
     assert complaints == []
-    assert [url for url in asked if not url.startswith("data:image/")] == [report.as_uri()]
+    assert [url for url in asked if not url.startswith("data:image/")] == files
+
+
+@pytest.fixture
+def page(opened, report):
+    return opened(report)
 
 
 def names(page) -> list[str]:
@@ -313,3 +323,15 @@ def test_the_page_follows_the_readers_colours_and_width(page):
     card.wait_for()
     assert card.evaluate("card => card.getBoundingClientRect().width") <= 400
     assert page.evaluate("document.documentElement.scrollWidth") <= 400  # only the table scrolls sideways
+
+
+def test_pages_without_scripts_show_everything(opened, reward, tmp_path):
+    picture = Image.new("RGB", (60, 40), "blue")
+    path = tmp_path / "why.html"
+    path.write_text(explanation_html(reward, HOSTILE, SECOND, REFERENCE, image=picture, title=HOSTILE))
+    page = opened(path)
+    assert page.locator("svg.graph").count() == 3 and page.locator("h1").text_content() == HOSTILE
+    assert page.locator("img").evaluate("image => image.naturalWidth") == 60
+    example = Example(picture, HOSTILE, SECOND, REFERENCE, reward.explain(HOSTILE, SECOND, REFERENCE).revision, {})
+    path.write_text(report_html({"after": {"second": {"mean_f1": 0.5, "n": 3}}}, examples=[example], title=HOSTILE))
+    assert opened(path).locator("ins").last.text_content()
