@@ -102,7 +102,7 @@ def _reason(error: BaseException, repo_id: str) -> str:
         if isinstance(cause, LocalTokenNotFoundError):
             return "you are not logged in; run `hf auth login` or set HF_TOKEN."
         if isinstance(cause, OfflineModeIsEnabled):
-            return "HF_HUB_OFFLINE is set; unset it to push."
+            return "HF_HUB_OFFLINE is set; unset it to reach the Hub."
         if isinstance(cause, HfHubHTTPError):
             return _refusal(cause, repo_id)
         if isinstance(cause, HTTPError):
