@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..scene_graph.encoder import PhraseEncoder, load_encoder
 from ..scene_graph.graph import Revision, SceneGraph
 from ..scene_graph.lexicon import Lexicon, LexiconName, load_lexicon
 from ..scene_graph.parser import SceneGraphParser, load_parser, parse_captions
-from .paper import PARTS, PaperJudge, PaperWeights
+from .paper import PARTS, Judgement, PaperJudge, PaperWeights
 from .released import ReleasedJudge
 from .revision import CaptionTriple
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,10 @@ class Explanation:
         unchanged (`bool`): Whether the correction changed nothing.
         total (`float`): The reward, between -0.5 and 0.5.
         preset, parser, encoder, lexicon (`str`): What produced it.
+        triple ([`CaptionTriple`]): The three captions with their graphs.
+        judged (`dict[tuple[str, tuple[str, ...]], Judgement]`): By `"added"` or `"removed"` and the fact (`(head,)`,
+            `(head, attribute)`, triple) whether the change was right. Changes of which the reference says nothing are
+            absent, and so are all of the `released` preset.
     """
 
     revision: Revision
@@ -45,10 +50,13 @@ class Explanation:
     parser: str
     encoder: str
     lexicon: str
+    triple: CaptionTriple
+    judged: dict[tuple[str, tuple[str, ...]], Judgement]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-serialisable form in a stable order."""
-        return {**asdict(self), "revision": self.revision.to_dict()}
+        """JSON-serialisable form in a stable order: what was changed and scored, not the captions themselves."""
+        told = ("parts", "unchanged", "total", "preset", "parser", "encoder", "lexicon")
+        return {"revision": self.revision.to_dict(), **{name: getattr(self, name) for name in told}}
 
 
 class CorrectionReward:
@@ -162,35 +170,49 @@ class CorrectionReward:
         Raises:
             Exception: Whatever makes the sample impossible to score.
         """
-        outcome = self._outcomes([(first_caption, second_caption, reference)])[0]
-        if isinstance(outcome, Exception):
-            raise outcome
-        revision, values = outcome
-        parts = {name: value for name, value in values.items() if name not in ("unchanged", "total")}
+        why = self.explanations([first_caption], [second_caption], [reference])[0]
+        if isinstance(why, Exception):
+            raise why
+        return why
+
+    def explanations(
+        self, first_caption: Sequence[str], second_caption: Sequence[str], reference: Sequence[str]
+    ) -> list[Explanation | Exception]:
+        """[`explain`] of many samples, parsed and encoded in one call each; what keeps a sample from being scored
+        stands in its place.
+
+        Raises:
+            ValueError: If the lists differ in length.
+        """
+        samples = list(zip(first_caption, second_caption, reference, strict=True))
+        return [_tried(self._explanation, judge) for judge in self._judges(samples)]
+
+    def _explanation(self, judge: ReleasedJudge | PaperJudge) -> Explanation:
+        revision, values = judge.score(self.encoder)
         return Explanation(
             revision=revision,
-            parts=parts,
+            parts={name: value for name, value in values.items() if name not in ("unchanged", "total")},
             unchanged=bool(values["unchanged"]),
             total=values["total"],
             preset=self.preset,
             parser=self.parser.name,
             encoder=self.encoder.name,
             lexicon=self.lexicon.name,
+            triple=judge.triple,
+            judged=judge.judgements(self.encoder) if isinstance(judge, PaperJudge) else {},
         )
 
-    def _outcomes(self, samples: list[tuple[str, str, str]]) -> list[tuple[Revision, dict[str, float]] | Exception]:
-        """Revision and parts per sample, or the exception that kept it from being scored."""
+    def _judges(self, samples: list[tuple[str, str, str]]) -> list[ReleasedJudge | PaperJudge | Exception]:
+        """A judge per sample, all it compares encoded, or the exception that keeps the sample from being scored."""
         judges = [self._judge(sample, graphs) for sample, graphs in zip(samples, self._parse(samples))]
         # One model call for the whole batch; the comparisons below only look vectors up.
         phrases = {phrase for judge in judges if not isinstance(judge, Exception) for phrase in judge.phrases()}
         self.encoder.encode(phrases)
-        outcomes: list[tuple[Revision, dict[str, float]] | Exception] = []
-        for judge in judges:
-            try:
-                outcomes.append(judge if isinstance(judge, Exception) else judge.score(self.encoder))
-            except Exception as error:
-                outcomes.append(error)
-        return outcomes
+        return judges
+
+    def _outcomes(self, samples: list[tuple[str, str, str]]) -> list[tuple[Revision, dict[str, float]] | Exception]:
+        """Revision and parts per sample, or the exception that kept it from being scored."""
+        return [_tried(lambda judge: judge.score(self.encoder), judge) for judge in self._judges(samples)]
 
     def _judge(
         self, sample: tuple[str, str, str], graphs: list[SceneGraph] | Exception
@@ -239,6 +261,16 @@ class CorrectionReward:
         else:
             logger.info(message)
         self.num_failed += len(failures)
+
+
+def _tried(function: Callable[[Any], T], judge: ReleasedJudge | PaperJudge | Exception) -> T | Exception:
+    """What `function` makes of a judge, or why it makes nothing."""
+    if isinstance(judge, Exception):
+        return judge
+    try:
+        return function(judge)
+    except Exception as error:
+        return error
 
 
 def _known_parts(parts: Collection[str] | None) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -84,6 +84,13 @@ class Verdict:
     removed: dict[str, dict[str | tuple[str, ...], float]] = field(default_factory=dict)
 
 
+class Judgement(NamedTuple):
+    """What became of one change: its similarity to the reference, in [0, 1], and whether it was right (or unclear)."""
+
+    similarity: float
+    right: bool | None
+
+
 class PaperJudge:
     """Revision and score of one caption triple; phrases are named first, so that a batch is encoded in one call.
 
@@ -155,6 +162,16 @@ class PaperJudge:
             side["attributes"] = dict(self._attribute_similarity(attributes, encoder))
             side["relations"] = dict(self._relation_similarity(relations, encoder))
         return verdict
+
+    def judgements(self, encoder: PhraseEncoder) -> dict[tuple[str, tuple[str, ...]], Judgement]:
+        """The verdict by change and fact: an addition is right if it is a hit, a removal if it is a miss."""
+        verdict, judged = self.verdict(encoder), {}
+        for change, side in (("added", verdict.added), ("removed", verdict.removed)):
+            for element, similarity in ((e, s) for kind in side.values() for e, s in kind.items()):
+                hit, miss = similarity > self.weights.hit, similarity < self.weights.miss
+                right = hit == (change == "added") if hit or miss else None
+                judged[change, (element,) if isinstance(element, str) else element] = Judgement(similarity, right)
+        return judged
 
     def _open_objects(self, heads: frozenset[str]) -> tuple[list[str], list[str], list[str], set[str]]:
         """Heads that need cosines, free and taken reference objects, and heads that the reference holds."""
