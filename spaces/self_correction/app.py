@@ -1,9 +1,9 @@
 """Space: the caption of an image, how the captioner corrects it, and, by a reference, what the correction is worth."""
 
 import gc
+import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")  # which asks a service to make them from a pickle
 
 import gradio as gr
 import torch
@@ -21,10 +22,11 @@ from sc_captioner import CorrectionReward, SelfCorrectingCaptioner
 from sc_captioner.arguments import SamplingArguments
 from sc_captioner.captioner import EMBEDDED, ImageError
 from sc_captioner.data import ModelError, build_scenes
-from sc_captioner.hub import HubError, cached_commit, hub_error
+from sc_captioner.hub import HubError, cached_commit, hub_error, without_tokens
 from sc_captioner.metrics.facts import fact_scores
+from sc_captioner.report import graph_svg
+from sc_captioner.report.elements import marked_graphs
 from sc_captioner.report.examples import marked_changes
-from sc_captioner.report.graph_drawing import graph_svg
 from sc_captioner.scene_graph.reader import CaptionReader
 
 
@@ -38,11 +40,18 @@ STYLE = """<style>
 .graphs {display: flex; flex-wrap: wrap; gap: 1rem 2rem} .graphs figure {margin: 0; max-width: 100%}
 .graphs svg {max-width: 100%; height: auto; font-size: 13px}
 .graphs text {fill: var(--body-text-color); text-anchor: middle} .graphs .head {font-weight: 600}
-.graphs .said {paint-order: stroke; stroke: var(--body-background-fill); stroke-width: 4px}
-.graphs .node {fill: var(--background-fill-secondary); stroke: var(--border-color-primary)}
+.graphs text.said {paint-order: stroke; stroke: var(--body-background-fill); stroke-width: 4px}
+.graphs .node {fill: var(--background-fill-secondary); stroke: var(--body-text-color-subdued)}
 .graphs .edge {fill: none; stroke: var(--body-text-color-subdued)}
+.graphs text.hit {fill: #16a34a} .graphs text.miss {fill: #dc2626}
+.graphs .node.hit, .graphs .edge.hit {stroke: #16a34a}
+.graphs .node.miss, .graphs .edge.miss {stroke: #dc2626; stroke-dasharray: 4 3}
 </style>"""
+LEGEND = (
+    "<p>✓ the reference says it, ✗ it does not, ○ it does and the last caption does not; + put in, − taken out.</p>"
+)
 
+logger = logging.getLogger(__name__)
 reader = CaptionReader()
 held: dict[str, SelfCorrectingCaptioner] = {}
 
@@ -77,20 +86,6 @@ def check_reachable(model: str) -> None:
         raise hub_error(error, model) from error
 
 
-@contextmanager
-def said_to_the_visitor(model: str) -> Iterator[None]:
-    """Errors as a sentence on the page."""
-    try:
-        yield
-    except (ModelError, HubError) as error:
-        raise gr.Error(str(error).replace("model_name_or_path", "the field Model"), print_exception=False) from error
-    except ImageError as error:
-        raise gr.Error(f"{error}. Upload another picture, such as a PNG or JPEG.", print_exception=False) from error
-    except Exception as error:  # whatever somebody's model raises while it generates
-        reason = f"{type(error).__name__}: {error}"[:300]
-        raise gr.Error(f"{model} failed on this image ({reason}); try fewer tokens or another model.") from error
-
-
 def correct(image, reference, model, num_corrections, max_new_tokens, temperature, top_p, seed):
     """Caption an image and correct the caption; what the model says is shown while it says it.
 
@@ -104,40 +99,60 @@ def correct(image, reference, model, num_corrections, max_new_tokens, temperatur
         top_p: Nucleus of sampling.
         seed: Seed of sampling.
     """
-    if image is None:
-        raise gr.Error("There is no image yet: upload one, or pick one of the scenes.", print_exception=False)
     model, reference = (model or "").strip() or "embedded", (reference or "").strip()
-    captions = [""] * (int(num_corrections) + 1)
-    empty = {first_box: "", corrections_box: "", graph_box: "", scores_table: hidden(), reward_table: hidden()}
-    yield {status: f"Loading **{model}** …", **empty}
-    with said_to_the_visitor(model):
-        captioner = captioner_of(model)
+    sampling = SamplingArguments(max_new_tokens=int(max_new_tokens), temperature=temperature, top_p=top_p)
+    try:
         torch.manual_seed(int(seed))
-        sampling = SamplingArguments(max_new_tokens=int(max_new_tokens), temperature=temperature, top_p=top_p)
-        for turn, piece in captioner.stream(image, len(captions) - 1, **sampling.generation()):
-            captions[turn] += piece
-            said = {first_box: captions[0], corrections_box: corrections(captions[: turn + 1])}
-            yield {status: f"**{model}** is writing …", **said}
-        captions = [caption.strip() for caption in captions]
-        yield {status: f"Captions by **{model}**, read by the {reader.parser.name} parser.", **judged(captions, reference)}
+        yield from spoken(image, reference, model, int(num_corrections), **sampling.generation())
+    except Exception as error:
+        told = sentence(error, image, model)
+        yield {status: told}  # which stays when the message is gone
+        raise gr.Error(told, print_exception=False) from error
+
+
+def spoken(image: str | None, reference: str, model: str, num_corrections: int, **generation: Any) -> Iterator[dict]:
+    """What the page shows, from one moment to the next."""
+    if image is None:
+        raise ImageError("there is no image yet: upload one, or pick one of the scenes")
+    cleared = {first_box: "", corrections_box: "", graph_box: "", scores_table: hidden(), reward_table: hidden()}
+    yield {status: f"Loading **{model}** …", **cleared}
+    captions = [""] * (num_corrections + 1)
+    for turn, piece in captioner_of(model).stream(image, num_corrections, **generation):
+        captions[turn] += piece
+        said = {first_box: captions[0], corrections_box: corrections(captions[: turn + 1])}
+        yield {status: f"**{model}** is writing …", **said}
+    captions = [caption.strip() for caption in captions]
+    yield {status: f"Captions by **{model}**, read by the {reader.parser.name} parser.", **judged(captions, reference)}
+
+
+def sentence(error: Exception, image: str | None, model: str) -> str:
+    """What went wrong and what to do about it."""
+    told = str(error).rstrip(".").replace("model_name_or_path", "the field Model")
+    if isinstance(error, ImageError) and image is not None:
+        told = f"{told.replace(f'{Path(image).parent}{os.sep}', '')}; upload another picture, such as a PNG or JPEG"
+    elif not isinstance(error, (HubError, ImageError, ModelError)):  # whatever a model raises while it generates
+        logger.error("%s failed.", model, exc_info=error)
+        told = f"{model} failed on this image ({type(error).__name__}: {told:.300}); try another model"
+    return without_tokens(f"{told[:1].upper()}{told[1:]}.")
 
 
 def judged(captions: list[str], reference: str) -> dict[gr.Component, Any]:
     """All that is shown of captions that are complete."""
     shown = {first_box: captions[0], corrections_box: corrections(captions)}
-    graphs, known = reader.graphs(captions, [reference] if reference else [])
-    drawn = [(turn, graphs[number]) for number, turn in enumerate(turns(captions))]
-    drawn += [("Reference", graph) for graph in known]
-    svg = "".join(
-        f"<figure><figcaption>{title}</figcaption>{graph_svg(graph, title)}</figure>" for title, graph in drawn
-    )
-    shown[graph_box] = f'{STYLE}<div class="graphs">{svg}</div>'
     if not reference:
-        return {**shown, scores_table: hidden(), reward_table: hidden()}
-    scores = fact_scores(graphs, known * len(graphs), reader.lexicon).per_sample
-    shown[scores_table] = table("F1", turns(captions), scores)
-    parts = reward().parts_of(captions[:-1], captions[1:], [reference] * (len(captions) - 1))
-    shown[reward_table] = table("Reward", turns(captions)[1:], parts)
+        drawings = [graph_svg(graph, turn) for graph, turn in zip(reader.graphs(captions)[0], turns(captions))]
+        return {**shown, graph_box: graphs(turns(captions), drawings), scores_table: hidden(), reward_table: hidden()}
+    whys = [reward().explain(before, after, reference) for before, after in zip(captions, captions[1:])]
+    marked = [marked_graphs(why.triple, reader.lexicon)[1] for why in whys]
+    views = [marked[0]["first"], *(view["second"] for view in marked), marked[-1]["reference"]]
+    titles = [*turns(captions), "Reference"]
+    drawings = [graph_svg(view.graph, title, view.marks) for view, title in zip(views, titles)]
+    said = [whys[0].triple.first_graph, *(why.triple.second_graph for why in whys)]
+    scores = fact_scores(said, [whys[0].triple.reference_graph] * len(said), reader.lexicon).per_sample
+    rewards = [{**why.parts, "reward": why.total} for why in whys]
+    shown[graph_box] = graphs(titles, drawings) + LEGEND
+    shown[scores_table] = table("F1", turns(captions), scores, "{:.3f}")
+    shown[reward_table] = table("Part", turns(captions)[1:], rewards, "{:+.3f}")
     return shown
 
 
@@ -147,20 +162,22 @@ def turns(captions: list[str]) -> list[str]:
 
 def corrections(captions: list[str]) -> str:
     """Corrections as HTML, what each added to and removed from the caption before it marked."""
-    shown = [
-        f"<h4>{turn}</h4><p>{'<em>Nothing was changed.</em>' if before == after else marked_changes(before, after)}</p>"
-        for turn, before, after in zip(turns(captions)[1:], captions, captions[1:])
+    marked = [
+        "<em>Nothing was changed.</em>" if before == after else marked_changes(before, after)
+        for before, after in zip(captions, captions[1:])
     ]
+    shown = [f"<h4>{turn}</h4><p>{text}</p>" for turn, text in zip(turns(captions)[1:], marked)]
     return f'{STYLE}<div class="changes">{"".join(shown)}</div>'
 
 
-def table(corner: str, columns: list[str], values: list[dict[str, float]]) -> dict[str, Any]:
+def graphs(titles: list[str], drawings: list[str]) -> str:
+    figures = [f"<figure><figcaption>{title}</figcaption>{svg}</figure>" for title, svg in zip(titles, drawings)]
+    return f'{STYLE}<div class="graphs">{"".join(figures)}</div>'
+
+
+def table(corner: str, columns: list[str], values: list[dict[str, float]], form: str) -> dict[str, Any]:
     """A table of one column per turn and one row per number."""
-    rows = [
-        [name.removesuffix("_f1").replace("total", "reward"), *(f"{column[name]:.3f}" for column in values)]
-        for name in values[0]
-        if name != "unchanged"
-    ]
+    rows = [[name.removesuffix("_f1"), *(form.format(column[name]) for column in values)] for name in values[0]]
     return gr.update(value={"headers": [corner, *columns], "data": rows}, visible=True)
 
 
@@ -168,18 +185,20 @@ def hidden() -> dict[str, Any]:
     return gr.update(visible=False)
 
 
-with gr.Blocks(title="Self-correcting captions") as demo:
+with gr.Blocks(title="Self-correcting captions", delete_cache=(3600, 3600)) as demo:
     gr.Markdown(INTRODUCTION)
     with gr.Row():
         with gr.Column(scale=2):
             image_box = gr.Image(type="filepath", image_mode=None, format="png", label="Image", height=260)
+            # Handed on as it is: what is no picture is said in a sentence by the captioner that reads it.
+            image_box.preprocess = lambda uploaded: uploaded and uploaded.path
             reference_box = gr.Textbox(label="Reference (optional)", info="A right caption, to judge by.", lines=3)
             model_box = gr.Dropdown(
                 MODELS,
                 value=MODELS[0],
                 allow_custom_value=True,
                 label="Model",
-                info="embedded: tiny, knows only drawn scenes. Else the Hub id of a captioner or adapter, or a folder.",
+                info="embedded (knows only drawn scenes), the Hub id of a captioner or adapter, or a folder.",
             )
             number_box = gr.Slider(1, 3, value=1, step=1, label="Corrections")
             with gr.Accordion("Sampling", open=False):
@@ -199,7 +218,9 @@ with gr.Blocks(title="Self-correcting captions") as demo:
             first_box = gr.Textbox(label="First caption", lines=3)
             corrections_box = gr.HTML(label="Corrections")
             graph_box = gr.HTML(label="Scene graphs")
-            scores_table = gr.Dataframe(label="Facts of the captions against those of the reference", interactive=False, visible=False)
+            scores_table = gr.Dataframe(
+                label="Facts of the captions against those of the reference", interactive=False, visible=False
+            )
             reward_table = gr.Dataframe(label="Reward of each correction", interactive=False, visible=False)
     inputs = [image_box, reference_box, model_box, number_box, tokens_box, temperature_box, top_p_box, seed_box]
     outputs = [status, first_box, corrections_box, graph_box, scores_table, reward_table]
