@@ -1,31 +1,35 @@
-"""Fixture `browser`: a headless Chromium that is installed already, driven by playwright."""
+"""An installed Chromium, driven by playwright; tests that need it are skipped where there is none."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 
 import pytest
 
 
-ARGUMENTS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+# It must neither need a display nor look for anything on a network.
+OPTIONS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
-def installed_chromium() -> str | None:
-    """Path of a Chromium or Chrome on this machine."""
-    return next(filter(None, map(shutil.which, NAMES)), None)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    path = installed_chromium()
+@pytest.fixture(scope="module")  # not of the session: two of them, of two files, cannot run side by side
+def browser() -> Iterator:
+    """A running browser; pages are opened by `browser.new_page()`."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         pytest.skip(f"needs a browser: none of {', '.join(NAMES)} is installed")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield browser
-        browser.close()
+        running = driver.chromium.launch(executable_path=path, args=OPTIONS)
+        yield running
+        running.close()

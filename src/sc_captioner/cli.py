@@ -11,22 +11,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
 from .arguments import SamplingArguments, ScoringArguments, SettingError, quiet_logs
 from .captioning import CaptionFile, CaptionsBeside, caption_images, caption_row, image_sources
+from .cli_options import (
+    AnnotationFolder,
+    EncoderName,
+    Format,
+    LexiconName,
+    ParserName,
+    TextFormat,
+    plain_console,
+    rows_with_references,
+    written_changes,
+)
+from .explaining import explain
 
 
 if TYPE_CHECKING:
     from .captioner import SelfCorrectingCaptioner
-    from .scene_graph import Revision, SceneGraph
-
-
-def _console() -> Console:
-    # Captions and names of packages may hold square brackets, which Rich would take for styles.
-    return Console(markup=False, highlight=False, emoji=False)
+    from .scene_graph import SceneGraph
 
 
 @contextlib.contextmanager
@@ -66,21 +72,6 @@ class CaptionFormat(StrEnum):
 
     TABLE = "table"
     JSONL = "jsonl"
-
-
-class TextFormat(StrEnum):
-    """How a result is printed."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-ParserName = Annotated[
-    str, typer.Option(help="'compact' (embedded), 'factual' (T5 from the Hub), a folder, a Hub id.")
-]
-EncoderName = Annotated[str | None, typer.Option(help="SentenceTransformer; default: the embedded MiniLM.")]
-LexiconName = Annotated[str, typer.Option(help="Lemmas and synonyms: auto, nltk or bundled.")]
-Format = Annotated[TextFormat, typer.Option("--format", help="For people or for programs.")]
 
 
 @app.command()
@@ -166,7 +157,7 @@ def caption(
                     typer.echo(json.dumps(caption_row(source, result), ensure_ascii=False))
             else:
                 with tqdm.external_write_mode():
-                    _console().print(_caption_table(good, table_head))
+                    plain_console().print(_caption_table(good, table_head))
                 table_head = False
             bar.update(len(batch))
     if skipped:
@@ -211,19 +202,9 @@ def _caption_table(captions: list[tuple[str, Any]], head: bool) -> Table:
     for title, ratio in (("image", 2), ("first caption", 4), ("corrected caption", 4), ("changes", 3)):
         table.add_column(title, ratio=ratio, overflow="fold")
     for source, result in captions:
-        changes = "\n".join(line for revision in result.revisions for line in _changes(revision))
+        changes = "\n".join(line for revision in result.revisions for line in written_changes(revision))
         table.add_row(source, result.first, result.caption if result.corrections else "", changes)
     return table
-
-
-def _changes(revision: Revision) -> list[str]:
-    lines = []
-    for sign, verb in (("+", "added"), ("-", "removed")):
-        lines += [f"{sign} {head}" for head in sorted(getattr(revision, f"{verb}_objects"))]
-        attributes = getattr(revision, f"{verb}_attributes")
-        lines += [f"{sign} {' and '.join(sorted(attributes[head]))} {head}" for head in sorted(attributes)]
-        lines += [f"{sign} {' '.join(triple)}" for triple in sorted(getattr(revision, f"{verb}_relations"))]
-    return lines
 
 
 @app.command()
@@ -231,9 +212,7 @@ def score(
     predictions: Annotated[
         str, typer.Argument(help="JSON lines, a folder with predictions.jsonl, or a dataset on the Hub.")
     ],
-    annotations: Annotated[
-        str | None, typer.Option(help="Folder with captions.json (references) and, if at hand, more annotations.")
-    ] = None,
+    annotations: AnnotationFolder = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(help="facts, capture, refined_capture, relation_qa, correction; may be given again."),
@@ -255,20 +234,10 @@ def score(
 
         sc-captioner score captions.jsonl --annotations docci500 --metric capture --metric correction
     """
-    from .data.annotations import Annotations
-    from .data.predictions import load_predictions
     from .evaluation import METRICS, result_tables, results_of, scores_of_turns
 
     quiet_logs()
-    rows = load_predictions(predictions)
-    if annotations is not None:
-        known = Annotations.load(annotations)
-        for row in rows:
-            if "id" in row and row["id"] not in known.captions:
-                row["id"] = Path(row["id"]).stem
-        rows = known.added_to(rows)
-    if "label" not in rows[0]:
-        raise SettingError("the predictions have no references (column 'label'); name --annotations that have them.")
+    rows = rows_with_references(predictions, annotations)
     settings: Any = ScoringArguments(parser=parser, encoder=encoder, lexicon=lexicon)  # type: ignore[arg-type]
     try:
         scores = scores_of_turns(
@@ -280,47 +249,7 @@ def score(
     typer.echo(json.dumps(results, indent=2) if format == TextFormat.JSON else result_tables(results))
 
 
-@app.command()
-def explain(
-    first: Annotated[str, typer.Option(help="First caption.")],
-    second: Annotated[str, typer.Option(help="Its correction.")],
-    reference: Annotated[str, typer.Option(help="What is right.")],
-    preset: Annotated[str, typer.Option(help="Form of the reward: paper or released.")] = "paper",
-    parser: ParserName = "compact",
-    encoder: EncoderName = None,
-    lexicon: LexiconName = "auto",
-    format: Format = TextFormat.TABLE,
-) -> None:
-    """Why a correction scored what it scored.
-
-    The parts add up to a number z, of which the reward is sigmoid(z) - 0.5: above 0 for a good correction.
-
-    Example:
-
-        sc-captioner explain --first "A small star." --second "A big star." --reference "A big green star."
-    """
-    from .arguments import RewardArguments
-
-    quiet_logs()
-    settings: Any = {"preset": preset, "parser": parser, "encoder": encoder, "lexicon": lexicon}
-    try:
-        why = RewardArguments(**settings).reward().explain(first, second, reference)
-    except LookupError as error:
-        raise SettingError(str(error)) from error
-    if format == TextFormat.JSON:
-        typer.echo(json.dumps(why.to_dict(), indent=2))
-        return
-    table = Table(title="Changes" if _changes(why.revision) else "Nothing was changed", show_header=False)
-    for line in _changes(why.revision):
-        table.add_row(line)
-    parts = Table("part", "value", title="Reward")
-    for name, value in why.parts.items():
-        parts.add_row(name, f"{value:+.3f}")
-    if why.unchanged:
-        parts.add_row("unchanged", "yes")
-    parts.add_section()
-    parts.add_row("reward", f"{why.total:+.3f}")
-    _console().print(table, parts, f"{why.preset} reward; {why.parser} parser, {why.encoder}, {why.lexicon} lexicon")
+app.command()(explain)
 
 
 @app.command()
@@ -350,7 +279,7 @@ def parse(
         if format == TextFormat.JSON:
             typer.echo(json.dumps({"text": text, **graph.to_dict()}, ensure_ascii=False))
         else:
-            _console().print(_graph_table(text, graph))
+            plain_console().print(_graph_table(text, graph))
 
 
 def _graph_table(text: str, graph: SceneGraph) -> Table:
@@ -383,7 +312,7 @@ def doctor(format: Format = TextFormat.TABLE) -> None:
         for finding in found:
             mark = "ok" if not finding.remedy else "missing" if finding.needed else "optional"
             table.add_row(mark, finding.what, finding.found, finding.remedy)
-        _console().print(table)
+        plain_console().print(table)
     raise typer.Exit(any(finding.needed and finding.remedy for finding in found))
 
 

@@ -6,7 +6,7 @@ import base64
 import difflib
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
@@ -17,9 +17,16 @@ from ..scene_graph.graph import Revision, SceneGraph
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ..rewards.paper import Judgement
+
 # A word or a mark of punctuation, with the space before it.
 _TOKEN = re.compile(r"\s*(?:[^\W_]+(?:['’_-][^\W_]+)*|[^\s])|\s+")
-_LONGEST_SIDE = 512
+_VERDICTS = {
+    "right": ("✓", "right by the reference"),
+    "wrong": ("✗", "wrong by the reference"),
+    "unclear": ("?", "neither right nor wrong by the reference"),
+    "missing": ("○", "left out"),
+}
 # Parts that are no summand of the reward, shown in another place or way.
 _TOTAL, _UNCHANGED = "total", "unchanged"
 
@@ -29,15 +36,17 @@ class Example:
     """One image and what the model said about it.
 
     Args:
-        image (`PIL.Image.Image`): The picture.
+        image (`PIL.Image.Image` or `str`, *optional*): The picture, or what [`data_uri`] made of it.
         first_caption, second_caption, reference (`str`): Texts.
         revision (`Revision`): What the second caption added and removed.
         parts (`Mapping[str, float]`): Reward of each part; `"total"` is the whole.
         reference_graph (`SceneGraph`, *optional*): Where given, every change is marked as right or wrong by it.
         title (`str`): Heading; default: the number of the example.
+        judged (`Mapping[tuple[str, tuple[str, ...]], Judgement]`, *optional*): Where given, changes are marked as the
+            reward judged them instead, see [`Explanation`].
     """
 
-    image: Image.Image
+    image: Image.Image | str | None
     first_caption: str
     second_caption: str
     reference: str
@@ -45,19 +54,28 @@ class Example:
     parts: Mapping[str, float]
     reference_graph: SceneGraph | None = None
     title: str = ""
+    judged: Mapping[tuple[str, tuple[str, ...]], Judgement] | None = None
 
 
-def marked_changes(first: str, second: str) -> str:
-    """HTML of `second`, word by word: what `first` did not have in `<ins>`, what only `first` had in `<del>`."""
+def marked_changes(first: str, second: str, *, removed: bool = True, added: bool = True) -> str:
+    """HTML of `second`, word by word: what `first` did not have in `<ins>`, what only `first` had in `<del>`.
+
+    Args:
+        first, second (`str`): Captions.
+        removed, added (`bool`): Whether words that only one of them has are shown: without `added` the result is
+            `first` with what was taken out of it, without `removed` `second` with what was put in.
+    """
     old, new = _TOKEN.findall(first), _TOKEN.findall(second)
     matcher = difflib.SequenceMatcher(None, [t.strip() for t in old], [t.strip() for t in new], autojunk=False)
     pieces = []
     for kind, old_start, old_end, new_start, new_end in matcher.get_opcodes():
         if kind == "equal":
-            pieces.append(escape("".join(new[new_start:new_end])))
+            pieces.append(escape("".join(new[new_start:new_end] if added else old[old_start:old_end])))
             continue
-        pieces.append(_marked("del", "".join(old[old_start:old_end])))
-        pieces.append(_marked("ins", "".join(new[new_start:new_end])))
+        if removed:
+            pieces.append(_marked("del", "".join(old[old_start:old_end])))
+        if added:
+            pieces.append(_marked("ins", "".join(new[new_start:new_end])))
     return "".join(pieces).strip()
 
 
@@ -68,29 +86,31 @@ def _marked(tag: str, text: str) -> str:
     return f"{space}<{tag}>{escape(text.strip())}</{tag}>"
 
 
-def example_card(example: Example, number: int) -> str:
-    """One example as an `<article>`."""
+def example_card(example: Example, number: int, beside: str = "", more: str = "") -> str:
+    """One example as an `<article>`; `beside` is HTML next to the reward, `more` HTML that follows at full width."""
     title = escape(example.title or f"Example {number}")
-    unchanged = example.first_caption.strip() == example.second_caption.strip()
+    first, second = example.first_caption, example.second_caption
     correction = (
         "<p><em>The first caption, unchanged.</em></p>"
-        if unchanged
-        else f"<p>{marked_changes(example.first_caption, example.second_caption)}</p>"
+        if first.strip() == second.strip()
+        else f"<p>{marked_changes(first, second, removed=False) or '<em>empty</em>'}</p>"
     )
     alt = escape(f"Picture of example {number}. Reference caption: {example.reference}")
+    address = example.image if example.image is None or isinstance(example.image, str) else data_uri(example.image)
+    picture = f'<img src="{address}" alt="{alt}">' if address else ""
     return (
-        f'<article class="example"><img src="{data_uri(example.image)}" alt="{alt}"><div><h3>{title}</h3>'
-        f"<h4>First caption</h4><p>{escape(example.first_caption) or '<em>empty</em>'}</p>"
+        f'<article class="{"example" if picture else "example plain"}">{picture}<div><h3>{title}</h3>'
+        f"<h4>First caption</h4><p>{marked_changes(first, second, added=False) or '<em>empty</em>'}</p>"
         f"<h4>Corrected caption</h4>{correction}"
         f"<h4>Reference</h4><p>{escape(example.reference)}</p>"
-        f"{_changes(example)}{_parts(example.parts)}</div></article>"
+        f'{_changes(example)}<div class="side">{_parts(example.parts)}{beside}</div></div>{more}</article>'
     )
 
 
-def data_uri(image: Image.Image) -> str:
-    """The picture itself as an address, at most 512 pixels a side; PNG or JPEG, whichever is smaller."""
+def data_uri(image: Image.Image, longest_side: int = 512) -> str:
+    """The picture itself as an address, at most `longest_side` pixels a side; PNG or JPEG, whichever is smaller."""
     picture = image.convert("RGB")
-    picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    picture.thumbnail((longest_side, longest_side))
     forms = []
     for form, options in (("png", {"optimize": True}), ("jpeg", {"quality": 85})):
         buffer = io.BytesIO()
@@ -101,10 +121,9 @@ def data_uri(image: Image.Image) -> str:
 
 
 def _changes(example: Example) -> str:
-    revision, truth = example.revision, example.reference_graph
     rows = [
-        ("Added", _chips(_named(revision, "added"), truth, wanted=True)),
-        ("Removed", _chips(_named(revision, "removed"), truth, wanted=False)),
+        (side.capitalize(), "".join(_chip(example, side, *named) for named in _named(example.revision, side)))
+        for side in ("added", "removed")
     ]
     said = "".join(f"<dt>{label}</dt><dd>{chips or 'nothing'}</dd>" for label, chips in rows)
     return f'<dl class="changes">{said}</dl>'
@@ -121,19 +140,34 @@ def _named(revision: Revision, side: str) -> list[tuple[str, tuple[str, ...]]]:
     return named
 
 
-def _chips(changes: Iterable[tuple[str, tuple[str, ...]]], truth: SceneGraph | None, wanted: bool) -> str:
-    chips = []
-    for words, fact in changes:
-        if truth is None:
-            chips.append(f'<span class="chip">{escape(words)}</span>')
-            continue
-        is_right = _holds(truth, fact) == wanted
-        sign, said = ("✓", "right by the reference") if is_right else ("✗", "wrong by the reference")
-        css = "right" if is_right else "wrong"
-        chips.append(
-            f'<span class="chip {css}" title="{said}"><span aria-label="{said}">{sign}</span> {escape(words)}</span>'
-        )
-    return " ".join(chips)
+def _chip(example: Example, side: str, words: str, fact: tuple[str, ...]) -> str:
+    if example.judged is not None:
+        judgement = example.judged.get((side, fact))
+        if judgement is None:
+            return chip(words, "unclear", "the reference says nothing of it")
+        verdict = {True: "right", False: "wrong", None: "unclear"}[judgement.right]
+        return chip(words, verdict, f"similarity to the reference {judgement.similarity:.2f}")
+    if example.reference_graph is None:
+        return chip(words)
+    return chip(words, "right" if _holds(example.reference_graph, fact) == (side == "added") else "wrong")
+
+
+def chip(words: str, verdict: str = "", why: str = "") -> str:
+    """Words in a frame.
+
+    Args:
+        words (`str`): What is framed.
+        verdict (`str`): What the reference says to it: `right`, `wrong`, `unclear`, `missing`, or nothing.
+        why (`str`): More about the verdict, shown to those who point at it.
+    """
+    if not verdict:
+        return f'<span class="chip">{escape(words)}</span> '
+    sign, said = _VERDICTS[verdict]
+    said = escape(f"{said}: {why}" if why else said)
+    return (
+        f'<span class="chip {verdict}" title="{said}"><span role="img" aria-label="{said}">{sign}</span> '
+        f"{escape(words)}</span> "
+    )
 
 
 def _holds(truth: SceneGraph, fact: tuple[str, ...]) -> bool:

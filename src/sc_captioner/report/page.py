@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -42,16 +44,51 @@ def report_html(
         f"<section><h2>Scores</h2>{score_table(results)}{difference_table(differences)}</section>",
         f'<section><h2>Learning curves</h2><div class="charts">{charts}</div></section>' if charts else "",
         f"<section><h2>Examples</h2>{_reading_aid(examples)}{cards}</section>" if cards else "",
-        f"<section><h2>How these figures came about</h2>{_facts(facts)}</section>" if facts else "",
+        f"<section><h2>How these figures came about</h2>{fact_list(facts)}</section>" if facts else "",
     ]
-    style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
+    return (
+        f"{page_head(title)}<header><h1>{escape(title)}</h1>{_headline(results)}</header>"
+        f"<main>{''.join(sections)}</main></body></html>\n"
+    )
+
+
+def page_head(title: str, script: str = "") -> str:
+    """All of a page before its content. The browser is told to load nothing and to run `script` alone, if that.
+
+    Args:
+        title (`str`): For the browser's tab.
+        script (`str`): Text of the one `<script>` that the page may run.
+    """
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    policy += f"; script-src 'sha256-{digest}'" if script else ""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title><style>{style}</style></head><body><header><h1>{escape(title)}</h1>"
-        f"{_headline(results)}</header><main>{''.join(sections)}</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{asset('style.css')}</style></head><body>"
     )
+
+
+def asset(name: str) -> str:
+    """Text of a file beside this module."""
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def tiles(shown: Sequence[tuple[str, str, str]]) -> str:
+    """Figures in large print, each with what it is above and a note below."""
+    cells = "".join(
+        f'<div class="tile"><dt>{escape(label)}</dt><dd>{escape(value)}</dd><dd class="note">{escape(note)}</dd></div>'
+        for label, value, note in shown
+    )
+    return f'<dl class="tiles">{cells}</dl>'
+
+
+def fact_list(facts: Mapping[str, object]) -> str:
+    """What produced the figures of a page."""
+    rows = "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>" for name, value in facts.items())
+    return f'<dl class="facts">{rows}</dl>'
 
 
 def _headline(results: Mapping[str, Any]) -> str:
@@ -64,32 +101,23 @@ def _headline(results: Mapping[str, Any]) -> str:
     after = scores["after", "second"].get("mean_f1")
     if after is None:
         return ""
-    tiles = [("Corrected captions, mean F1", f"{after:.3f}", "after training")]
+    shown = [("Corrected captions, mean F1", f"{after:.3f}", "after training")]
     for label, key in (
         ("its own first captions", ("after", "first")),
         ("corrections before training", ("before", "second")),
     ):
         if (other := scores[key].get("mean_f1")) is not None:
-            tiles.append(("Gain in mean F1", f"{after - other:+.3f}", f"over {label}"))
+            shown.append(("Gain in mean F1", f"{after - other:+.3f}", f"over {label}"))
     if (broken := scores["after", "second"].get("broken_grammar")) is not None:
-        tiles.append(("Broken grammar", f"{broken:.1%}", "of corrected captions"))
-    shown = "".join(
-        f'<div class="tile"><dt>{label}</dt><dd>{value}</dd><dd class="note">{note}</dd></div>'
-        for label, value, note in tiles
-    )
-    return f'<dl class="tiles">{shown}</dl>'
+        shown.append(("Broken grammar", f"{broken:.1%}", "of corrected captions"))
+    return tiles(shown)
 
 
 def _reading_aid(examples: Sequence[Example]) -> str:
     text = (
-        "In a corrected caption, <ins>underlined words</ins> were added and <del>struck words</del> were taken out of "
-        "the first caption."
+        "<del>Struck words</del> of a first caption were taken out, <ins>underlined words</ins> of a corrected one "
+        "were put in."
     )
     if any(example.reference_graph is not None for example in examples):
         text += " ✓ and ✗ tell whether a change is right by exact comparison with the reference."
     return f"<p>{text}</p>"
-
-
-def _facts(facts: Mapping[str, object]) -> str:
-    rows = "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>" for name, value in facts.items())
-    return f'<dl class="facts">{rows}</dl>'
