@@ -33,7 +33,8 @@ from sc_captioner.scene_graph.reader import CaptionReader
 CARD = Path(__file__).parent / "README.md"
 INTRODUCTION = CARD.read_text(encoding="utf-8").split("---", 2)[2].split("## ")[0]
 MODELS = [*(metadata_load(CARD) or {}).get("models", []), "embedded"]
-SCENES = build_scenes(6, seed=777, split="test")
+# Scenes that the embedded captioner corrects well, for the worse, and not at all.
+SCENES = build_scenes(24, seed=777, split="test").select([20, 1, 9, 0, 3, 5])
 STYLE = """<style>
 .changes ins {background: #22c55e40; text-decoration: none; border-bottom: 2px solid #16a34a; border-radius: 3px}
 .changes del {background: #ef444433; border-radius: 3px}

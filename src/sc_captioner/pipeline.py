@@ -45,7 +45,7 @@ class SelfCorrectingImageToTextPipeline(Pipeline):
         asked: dict[str, Any] = {name: kwargs.pop(name) for name in names if name in kwargs}
         super().__init__(*args, **kwargs)
         processor: Any = self.processor
-        trained = RunSettings.of(self.model.name_or_path)
+        trained = RunSettings.of(self.model.name_or_path or "")
         texts = {"prompt": trained.prompt, "instruction": trained.instruction or CORRECTION_INSTRUCTION}
         self.captioner = SelfCorrectingCaptioner(self.model, processor, **{**texts, **asked})
 
