@@ -7,11 +7,11 @@ import io
 import math
 import re
 from html import unescape
-from html.parser import HTMLParser
 
 import hypothesis
 import numpy as np
 import pytest
+from html_page import Page
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,39 +21,6 @@ from sc_captioner.report import Example, PairedDifference, Panel, report_html
 from sc_captioner.report.charts import curves, line_chart
 from sc_captioner.report.examples import data_uri, marked_changes
 from sc_captioner.scene_graph.graph import Revision, SceneGraph
-
-
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Tags, their attributes and the text between them; fails on tags that are not closed in order."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.cells: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag in ("td", "th"):
-            self.cells.append("")
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if any(tag in ("td", "th") for tag in self.open):
-            self.cells[-1] += data
 
 
 def scores(objects: float, broken: float) -> dict:
@@ -143,6 +110,9 @@ def test_changed_words_are_marked():
     assert marked_changes("A large red star.", "A small red star and a dog.") == (
         "A <del>large</del> <ins>small</ins> red star <ins>and a dog</ins>."
     )
+    first, second = "A large  red star.", "A small red star and a dog."
+    assert marked_changes(first, second, added=False) == "A <del>large</del>  red star."
+    assert marked_changes(first, second, removed=False) == "A <ins>small</ins> red star <ins>and a dog</ins>."
     assert marked_changes("", "A dog.") == "<ins>A dog.</ins>"
     assert marked_changes("A dog.", "") == "<del>A dog.</del>"
     assert marked_changes("A dog.", "A dog.") == "A dog."
@@ -164,6 +134,9 @@ def test_marked_text_holds_both_captions(first, second):
 
     assert text("del") == "".join(second.split())
     assert text("ins") == "".join(first.split())
+    for shown, sides in ((first, {"added": False}), (second, {"removed": False})):
+        one = marked_changes(first, second, **sides)
+        assert "".join(unescape(re.sub(r"</?(?:ins|del)>", "", one)).split()) == "".join(shown.split())
 
 
 def test_texts_of_a_model_cannot_become_markup():
