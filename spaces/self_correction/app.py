@@ -216,7 +216,7 @@ with gr.Blocks(title="Self-correcting captions", delete_cache=(3600, 3600)) as d
             )
         with gr.Column(scale=3):
             status = gr.Markdown()
-            first_box = gr.Textbox(label="First caption", lines=3)
+            first_box = gr.Textbox(label="First caption", lines=2)
             corrections_box = gr.HTML(label="Corrections")
             graph_box = gr.HTML(label="Scene graphs")
             scores_table = gr.Dataframe(
