@@ -160,6 +160,17 @@ def test_a_model_of_the_hub_by_its_id(client, hub, models, scene):
     assert {"model.safetensors", SETTINGS_FILE} <= set(fetched)
 
 
+def test_visitors_wait_in_a_queue_and_read_along(client, models, scene, expected):
+    """Two at once, each with a model of its own: nobody gets the other's captions, and words come one by one."""
+    tiny = SelfCorrectingCaptioner.from_pretrained(models / "tiny")(scene, 1, max_new_tokens=16)
+    picture, settings = handle_file(scene), (1, 16, 0, 1, 0)
+    jobs = [client.submit(picture, "", model, *settings, api_name="/correct") for model in ("embedded", "me/tiny")]
+    embedded, other = ([step[1] for step in job] for job in jobs)
+    assert other[-1] == tiny.first
+    seen = [text for text in embedded if isinstance(text, str) and text]
+    assert all(expected.first.startswith(text.strip()) for text in seen) and len(set(seen)) > 3
+
+
 @pytest.mark.parametrize(
     ("model", "said"),
     [
