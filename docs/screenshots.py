@@ -24,7 +24,7 @@ OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--d
 
 
 def report(page: Page) -> None:
-    """The report of the embedded model's corrections of 200 scenes, the best one opened."""
+    """The report of the embedded model's corrections of 200 scenes, one of the best opened."""
     from sc_captioner import CorrectionReward, SelfCorrectingCaptioner
     from sc_captioner.data import load_caption_dataset
     from sc_captioner.report import write_run_report
@@ -45,8 +45,9 @@ def report(page: Page) -> None:
         page.locator(".open").nth(1).click()
         page.locator("article.example").wait_for()
         # Up to the rows after the opened one: the table goes on for pages.
-        end = page.locator("#body tr").nth(5).evaluate("row => row.getBoundingClientRect().bottom + scrollY")
+        end = page.locator("#body > tr").nth(5).evaluate("row => row.getBoundingClientRect().bottom + scrollY")
         page.set_viewport_size({"width": 1360, "height": int(end)})
+        page.evaluate("scrollTo(0, 0)")
         page.screenshot(path=IMAGES / "report.png")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import importlib.metadata
 import json
 import os
@@ -26,6 +28,7 @@ from sc_captioner.cli import app
 from sc_captioner.data import build_scenes
 from sc_captioner.data.predictions import load_predictions
 from sc_captioner.evaluation import scores_of_turns
+from sc_captioner.report.examples import data_uri
 from sc_captioner.scene_graph import load_lexicon, load_parser, parse_captions
 
 
@@ -208,6 +211,70 @@ def test_an_explanation_is_that_of_the_reward():
     table = run("explain", *texts).stdout
     assert "+ big star" in table and "- small star" in table and f"{why.total:+.3f}" in table
     assert all(f"{name} " in table for name in why.parts)
+
+
+def test_an_explanation_is_written_as_a_page(photos, tmp_path):
+    texts = ["--first", "A small green star.", "--second", "A big green star.", "--reference", REFERENCE]
+    report = tmp_path / "new" / "why.html"
+    result = run("explain", *texts, "--image", photos / "0.png", "--html", report)
+    why = CorrectionReward().explain("A small green star.", "A big green star.", REFERENCE)
+    page = report.read_text(encoding="utf-8")
+    assert f"{why.total:+.3f}" in page and page.count("data:image/") == 1 and f"{why.total:+.3f}" in result.stdout
+    assert "<del>small</del>" in page and "<ins>big</ins>" in page and str(report) in result.stderr
+    assert "--image" in run("explain", *texts, "--image", __file__, "--html", report, code=2).stderr
+
+
+def pages_pictures(report) -> list[str | None]:
+    """By sample the address of the picture in its card."""
+    packed = re.findall(r"<script type='application/gzip' class='cards'>(.*?)</script>", report.read_text())
+    cards = [card for batch in packed for card in json.loads(gzip.decompress(base64.b64decode(batch)))]
+    return [(re.findall(r'<img src="([^"]*)"', card) or [None])[0] for card in cards]
+
+
+def test_a_run_is_explained_with_its_pictures(photos, scenes, expected, tmp_path):
+    predictions, report = tmp_path / "captions.jsonl", tmp_path / "run.html"
+    rows = [
+        {"id": str(path), "first_caption": result.first, "second_caption": result.caption, "reference": reference}
+        for path, result, reference in zip(sorted(photos.rglob("*.png")), expected, scenes["reference"])
+    ]
+    predictions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["explain", "--predictions", predictions, "--html", report]
+    told = json.loads(run(*arguments, "--images", photos, "--format", "json").stdout)
+    totals = CorrectionReward()(
+        **{name: [row[name] for row in rows] for name in ("first_caption", "second_caption", "reference")}
+    )
+    assert told["reward"] == pytest.approx(sum(totals) / 6) and told["pictures"] == 6
+    assert sum(told["outcomes"].values()) == 6
+    assert pages_pictures(report) == [data_uri(image, longest_side=256) for image in scenes["image"]]
+
+    (photos / "0.png").write_bytes(b"no picture any more")
+    (photos / "more" / "1.png").write_bytes((photos / "2.png").read_bytes())  # now two are called 1.png
+    names = [{**row, "id": name} for row, name in zip(rows, ["0.png", "1", "2", "3.png", "more/4.png", "7"])]
+    predictions.write_text("".join(json.dumps(row) + "\n" for row in names))
+    result = run(*arguments, "--images", photos)
+    assert "3 pictures were not found" in result.stderr and f"{told['reward']:+.3f}" in result.stdout
+    found = pages_pictures(report)
+    assert [index for index, picture in enumerate(found) if picture] == [2, 3, 4]
+    assert found[4] == data_uri(scenes[4]["image"], longest_side=256)
+
+    run(*arguments, "--dataset", "scenes", "--dataset-seed", 777)
+    assert pages_pictures(report) == [data_uri(image, longest_side=256) for image in scenes["image"]]
+
+
+def test_a_run_that_cannot_be_explained_says_why(tmp_path):
+    predictions = tmp_path / "captions.jsonl"
+    predictions.write_text('{"predict": "A dog.", "label": "A cat."}\n')
+    arguments = ["explain", "--predictions", predictions]
+    assert "--html" in run(*arguments, code=2).stderr
+    report = ["--html", tmp_path / "run.html"]
+    assert "predict_turn2" in run(*arguments, *report, code=2).stderr
+    assert "--predictions" in run("explain", "--first", "A dog.", code=2).stderr
+    assert "--predictions" in run(*arguments, "--first", "A dog.", *report, code=2).stderr
+    predictions.write_text('{"predict": "A dog.", "predict_turn2": "A dog."}\n')
+    assert "--annotations" in run(*arguments, *report, code=2).stderr
+    predictions.write_text('{"predict": "A dog.", "predict_turn2": "A dog.", "label": "A cat."}\n')
+    assert "not in both" in run(*arguments, *report, "--images", tmp_path, "--dataset", "scenes", code=2).stderr
+    assert "cannot be written" in run(*arguments, "--html", predictions / "run.html", code=2).stderr
 
 
 def test_graphs_are_those_of_the_parser():

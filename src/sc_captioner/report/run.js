@@ -58,7 +58,7 @@ function show() {
   byId("page").textContent = `Page ${state.page + 1} of ${pages}`;
   byId("previous").disabled = state.page === 0;
   byId("next").disabled = state.page + 1 >= pages;
-  byId("direction").textContent = state.falling ? "Largest first" : "Smallest first";
+  byId("direction").textContent = state.falling ? "Order: largest first" : "Order: smallest first";
   byId("sort").value = state.column;
   for (const head of document.querySelectorAll("#head [data-column]")) {
     const sorted = Number(head.dataset.column) === state.column;
@@ -95,7 +95,11 @@ async function toggle(button, element, row) {
   const cell = made("td", "…", { colspan: element.children.length });
   detail.append(cell);
   element.after(detail);
-  cell.innerHTML = await card(row.place); // every text in it was escaped when it was written
+  try {
+    cell.innerHTML = await card(row.place); // every text in it was escaped when it was written
+  } catch (error) {
+    cell.textContent = `The explanation cannot be shown in this browser: ${error.message}`;
+  }
 }
 
 // The explanation of a sample; neighbours are unpacked together, so the last batch is kept.

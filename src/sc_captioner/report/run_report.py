@@ -116,15 +116,16 @@ def write_run_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     pictures = _Pictures(image_of)
-    summary = RunSummary()
+    summary, script = RunSummary(), asset("run.js")
     try:
         # Half a surrogate pair, as a caption cut off inside an emoji leaves it, has no UTF-8 form.
         with part.open("w", encoding="utf-8", errors="replace") as file:
-            file.write(page_head(title, asset("run.js")))
+            file.write(page_head(title, script))
             for start, batch in _batches(rows):
                 _write_batch(file, start, batch, explained(reward, batch), pictures, summary)
             summary.pictures = pictures.count
-            file.write(_content(title, summary, {**made_with(reward), **(facts or {})}))
+            told = {} if image_of is None else {"Pictures": f"of {summary.pictures} corrections"}
+            file.write(_content(title, summary, {**made_with(reward), **told, **(facts or {})}, script))
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -206,7 +207,7 @@ def _columns(summary: RunSummary) -> list[dict[str, Any]]:
     return columns
 
 
-def _content(title: str, summary: RunSummary, facts: Mapping[str, object]) -> str:
+def _content(title: str, summary: RunSummary, facts: Mapping[str, object], script: str) -> str:
     known = summary.outcomes.total()
     shown = [
         ("Corrections", str(known), f"{summary.outcomes['failed']} not scored"),
@@ -228,7 +229,7 @@ def _content(title: str, summary: RunSummary, facts: Mapping[str, object]) -> st
         f"<section><h2>All corrections</h2>{READING_AID}{_controls(summary)}</section>"
         f"<section><h2>How these figures came about</h2>{fact_list(facts)}</section></main>"
         f"{json_script('columns', _columns(summary))}{json_script('outcomes', OUTCOMES)}"
-        f"<script>{asset('run.js')}</script></body></html>\n"
+        f"<script>{script}</script></body></html>\n"
     )
 
 
@@ -259,9 +260,10 @@ def _controls(summary: RunSummary) -> str:
         f'<label>Outcome <select id="outcome"><option value="*">all</option>{outcomes}</select></label>'
         f'<label>Decided by <select id="part"><option value="*">any part</option>{parts}</select></label>'
         '<label>Sort by <select id="sort"></select></label>'
-        '<button type="button" id="direction" aria-pressed="false">Largest first</button>'
+        '<button type="button" id="direction"></button>'
         '<button type="reset">Reset</button></form><p id="count" role="status"></p>'
-        '<div class="wide"><table class="scores samples"><thead><tr id="head"></tr></thead><tbody id="body"></tbody>'
+        '<div class="wide"><table class="scores samples" aria-label="Corrections"><thead><tr id="head"></tr></thead>'
+        '<tbody id="body"></tbody>'
         '</table></div><nav class="pages" aria-label="Pages">'
         '<button type="button" id="previous">Previous page</button>'
         '<span id="page"></span><button type="button" id="next">Next page</button></nav>'
