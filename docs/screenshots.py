@@ -1,6 +1,6 @@
 """Pictures of the documentation, made anew by a command: each is what a browser shows of a page made just before.
 
-    python docs/screenshots.py report
+    python docs/screenshots.py report space
 
 Needs playwright and an installed Chromium; nothing is loaded from a network.
 """
@@ -8,15 +8,17 @@ Needs playwright and an installed Chromium; nothing is loaded from a network.
 from __future__ import annotations
 
 import argparse
+import runpy
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 
-IMAGES = Path(__file__).parent / "images"
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = ROOT / "docs" / "images"
 # It must neither need a display nor look for anything on a network.
 OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
@@ -49,7 +51,26 @@ def report(page: Page) -> None:
         page.screenshot(path=IMAGES / "report.png")
 
 
-PICTURES: dict[str, Callable[[Page], None]] = {"report": report}
+def space(page: Page) -> None:
+    """The Space after the embedded model has corrected the first of its scenes."""
+    app = runpy.run_path(str(ROOT / "spaces" / "self_correction" / "app.py"))
+    _, address, _ = app["demo"].launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    try:
+        page.goto(address)
+        page.locator(".gallery-item").first.click()
+        expect(page.get_by_label("Reference (optional)")).to_have_value(app["SCENES"][0]["reference"])
+        page.get_by_role("button", name="Caption and correct").click()
+        page.get_by_role("row").filter(has_text="reward").wait_for()
+        page.mouse.move(0, 0)
+        end = page.locator("footer").evaluate("footer => footer.getBoundingClientRect().top + scrollY")
+        page.set_viewport_size({"width": 1360, "height": int(end)})
+        page.evaluate("scrollTo(0, 0)")
+        page.screenshot(path=IMAGES / "space.png")
+    finally:
+        app["demo"].close()
+
+
+PICTURES: dict[str, Callable[[Page], None]] = {"report": report, "space": space}
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from transformers import AutoModelForImageTextToText
 
 from sc_captioner.arguments import SettingError, run_recipe
 from sc_captioner.data.model_checks import ModelError, cannot_be_loaded, load_config, load_processor
+from sc_captioner.model_card import SETTINGS_FILE, RunSettings
 
 
 @dataclass
@@ -97,6 +98,8 @@ def save_merged(args: MergeArguments, base: str, folder: Path) -> None:
     merged = PeftModel.from_pretrained(model, args.adapter).merge_and_unload(progressbar=True, safe_merge=True)
     merged.save_pretrained(folder)
     processor.save_pretrained(folder)
+    if (settings := RunSettings.of(args.adapter)).steps:
+        settings.save(folder / SETTINGS_FILE)  # it is asked what the adapter was trained to be asked
 
 
 if __name__ == "__main__":

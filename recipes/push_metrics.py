@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
-from huggingface_hub import HfApi
+from huggingface_hub import constants
 
 from sc_captioner.arguments import SettingError, run_recipe
-from sc_captioner.hub import hub_error
+from sc_captioner.hub import name_package, push_space
 from sc_captioner.metrics import module_path
 
 
@@ -55,7 +55,6 @@ def main(args: PublishArguments) -> None:
         folders = {f"{args.namespace}/{name}": Path(module_path(name)) for name in args.modules}
     except ValueError as error:
         raise SettingError(str(error)) from error
-    api = HfApi()
     for space, folder in folders.items():
         with tempfile.TemporaryDirectory() as copy:
             published = Path(copytree(folder, Path(copy) / folder.name, ignore=NOT_PUBLISHED))
@@ -63,40 +62,9 @@ def main(args: PublishArguments) -> None:
             if args.dry_run:
                 files = sorted(str(file.relative_to(published)) for file in published.rglob("*") if file.is_file())
                 visibility = "private" if args.private else "public"
-                print(f"{space} ({visibility} if new, on {api.endpoint}): {', '.join(files)}")
+                print(f"{space} ({visibility} if new, on {constants.ENDPOINT}): {', '.join(files)}")
             else:
-                print(f"{space}: {publish(api, space, published, args.private)}")
-
-
-def name_package(requirements: Path, package: str) -> None:
-    """Put `package` where the requirements name this package; its extras are kept."""
-    lines = []
-    for line in requirements.read_text(encoding="utf-8").splitlines():
-        if line.startswith("sc-captioner"):
-            extras = line.removeprefix("sc-captioner")
-            line = package if not extras else package.replace("sc-captioner", f"sc-captioner{extras}", 1)
-        lines.append(line)
-    requirements.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def publish(api: HfApi, space: str, folder: Path, private: bool) -> str:
-    """Create the Space where it is missing, upload the folder, and return its address.
-
-    Raises:
-        HubError: If the Hub cannot be reached or refuses; the message names the remedy and never the token.
-    """
-    try:
-        created = api.create_repo(space, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=space,
-            repo_type="space",
-            folder_path=folder,
-            delete_patterns="*",  # files of an earlier version that are no more
-            commit_message=f"Publish {folder.name}",
-        )
-    except Exception as error:  # of the Hub, of the HTTP library below it, or of an upload's threads
-        raise hub_error(error, space) from None
-    return str(created)
+                print(f"{space}: {push_space(space, published, private=args.private)}")
 
 
 if __name__ == "__main__":

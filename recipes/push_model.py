@@ -58,7 +58,7 @@ def main(args: PushArguments) -> None:
         raise SettingError(f"model: {args.model!r} holds no *.safetensors; name the output_dir of a training run.")
     settings = run_settings(args, folder)
     card = model_card(folder, settings, hub_model_id=args.hub_model_id, evaluation=args.evaluation)
-    if not (folder / SETTINGS_FILE).is_file() and (folder / "README.md").is_file():
+    if not settings.steps and (folder / "README.md").is_file():
         card.text = ModelCard.load(folder / "README.md").text  # somebody's own words about a model from elsewhere
     card.content = without_tokens(card.content)
     if args.dry_run:

@@ -22,7 +22,7 @@ OPTIONS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not of the session: two of them, of two files, cannot run side by side
 def browser() -> Iterator:
     """A running browser; pages are opened by `browser.new_page()`."""
     playwright = pytest.importorskip("playwright.sync_api")

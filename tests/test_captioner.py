@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -17,9 +18,10 @@ from tiny_models import tiny_qwen2_vl
 from transformers import BitsAndBytesConfig, TextStreamer, pipeline
 
 import sc_captioner.pipeline
-from sc_captioner import SelfCorrectingCaptioner
+from sc_captioner import SelfCorrectingCaptioner, prompts
 from sc_captioner.captioner import EMBEDDED, ImageError, load_image
 from sc_captioner.data import CAPTION_PROMPT, CORRECTION_INSTRUCTION, ModelError, build_scenes, caption_graph
+from sc_captioner.model_card import SETTINGS_FILE, RunSettings
 from sc_captioner.rewards.revision import facts_of, revision_of
 from sc_captioner.scene_graph import load_lexicon
 
@@ -234,18 +236,30 @@ def test_from_pretrained_hands_on_type_device_map_and_quantisation(rows, results
     assert quantised(rows[0]["image"]).first
 
 
+def test_a_model_is_asked_what_it_was_trained_to_be_asked(captioner, tmp_path):
+    assert (captioner.prompt, captioner.instruction) == (CAPTION_PROMPT, CORRECTION_INSTRUCTION)
+    folder = tmp_path / "captioner"
+    shutil.copytree(EMBEDDED, folder)
+    RunSettings(base_model="", prompt="Name all.", instruction="Name what is missing.").save(folder / SETTINGS_FILE)
+    trained = SelfCorrectingCaptioner.from_pretrained(folder)
+    assert (trained.prompt, trained.instruction) == ("Name all.", "Name what is missing.")
+    told = SelfCorrectingCaptioner.from_pretrained(folder, instruction="Again.")
+    assert (told.prompt, told.instruction) == ("Name all.", "Again.")
+    (folder / SETTINGS_FILE).unlink()
+    plain = SelfCorrectingCaptioner.from_pretrained(folder)
+    assert (plain.prompt, plain.instruction) == (prompts.CAPTION_PROMPT, prompts.CORRECTION_INSTRUCTION)
+    (folder / SETTINGS_FILE).write_text('{"prompt": "Name')
+    with pytest.raises(ModelError, match=f"{SETTINGS_FILE} cannot be read"):
+        SelfCorrectingCaptioner.from_pretrained(folder)
+
+
 def test_a_model_that_cannot_be_had_is_named(tmp_path):
     with pytest.raises(ModelError, match="none"):
         SelfCorrectingCaptioner.from_pretrained(tmp_path / "none")
 
 
 def test_the_pipeline_of_transformers_says_the_same(rows, results, tmp_path):
-    task = pipeline(
-        "self-correcting-image-to-text",
-        model=EMBEDDED,
-        prompt=CAPTION_PROMPT,
-        instruction=CORRECTION_INSTRUCTION,
-    )
+    task = pipeline("self-correcting-image-to-text", model=EMBEDDED)
     expected = [result.to_dict() for result in results]
     images = list(rows["image"])
     assert task(images, batch_size=2, num_corrections=2) == expected

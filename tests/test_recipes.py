@@ -17,6 +17,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import tiny_qwen2_vl
 
+from sc_captioner import SelfCorrectingCaptioner
+from sc_captioner.data import build_scenes
+
 
 ROOT = Path(__file__).parents[1]
 SFT = ROOT / "src" / "sc_captioner" / "assets" / "scenes_sft"
@@ -200,6 +203,12 @@ def test_an_adapter_says_the_same_in_a_new_process(tmp_path):
         assert done.returncode == 0, done.stderr[-2000:]
         captions.append((tmp_path / name / "predictions.jsonl").read_text())
     assert captions[0] == captions[1]
+    # Prompt and instruction come with the adapter.
+    told = SelfCorrectingCaptioner.from_pretrained(tmp_path / "adapter")(
+        build_scenes(16, 9, split="test")["image"], batch_size=64, max_new_tokens=64, revisions=False
+    )
+    rows = [json.loads(line) for line in captions[0].splitlines()]
+    assert [(caption.first, caption.caption) for caption in told] == [(r["predict"], r["predict_turn2"]) for r in rows]
     results = json.loads((tmp_path / "one" / "results.json").read_text())
     for turn in ("first", "second"):
         keys = {"objects_f1", "attributes_f1", "relations_f1", "mean_f1", "broken_grammar", "n"}

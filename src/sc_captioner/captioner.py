@@ -17,9 +17,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers.generation.streamers import TextStreamer
 
-from .data import scenes
 from .data.model_checks import check_captioner
 from .inference import captions_by_turn, load_captioner
+from .model_card import RunSettings
 from .prompts import CAPTION_PROMPT, CORRECTION_INSTRUCTION
 from .rewards.revision import facts_of, revision_of
 from .scene_graph.reader import CaptionReader
@@ -124,8 +124,8 @@ class SelfCorrectingCaptioner:
                 model that knows only the small drawn scenes of [`build_scenes`] and errs on purpose, for trying things
                 out without a download. It calls every photo a scene. The better one that `make quickstart` trains
                 from it is written to `outputs/quickstart/model`.
-            prompt, instruction (`str`, *optional*): What the model is asked. The embedded model has texts of its own;
-                those of the released system go to all others.
+            prompt, instruction (`str`, *optional*): What the model is asked. Default: what it was trained with, which
+                our trainers keep beside the weights (`training_settings.json`), else the texts of the released system.
             parser, lexicon: See the class.
             device (`str`, *optional*): Default: the accelerator where there is one.
             trust_remote_code (`bool`): Run code that the repository brings along.
@@ -137,13 +137,12 @@ class SelfCorrectingCaptioner:
         """
         name = str(name_or_path)
         model, processor = load_captioner(name, device=device, trust_remote_code=trust_remote_code, **model_kwargs)
-        own = (scenes.CAPTION_PROMPT, scenes.CORRECTION_INSTRUCTION)
-        texts = own if name == EMBEDDED else (CAPTION_PROMPT, CORRECTION_INSTRUCTION)
+        trained = RunSettings.of(name, model_kwargs.get("revision"))
         return cls(
             model,
             processor,
-            prompt=prompt or texts[0],
-            instruction=instruction or texts[1],
+            prompt=prompt or trained.prompt,
+            instruction=instruction or trained.instruction or CORRECTION_INSTRUCTION,
             parser=parser,
             lexicon=lexicon,
         )

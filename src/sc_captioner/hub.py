@@ -1,4 +1,4 @@
-"""What keeps something from being pushed to the Hub, in one sentence with the remedy; and no token in any text."""
+"""Spaces pushed to the Hub; what keeps anything from being pushed, in one sentence; and no token in any text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, get_token, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, get_token, try_to_load_from_cache
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -47,6 +47,48 @@ def hub_error(error: BaseException, repo_id: str) -> HubError:
         repo_id (`str`): The repository, as the user calls it.
     """
     return HubError(without_tokens(_reason(error, repo_id)))
+
+
+def push_space(space: str, folder: Path, *, private: bool = False) -> str:
+    """Create the Space where it is missing, make its files those of the folder, and return its address.
+
+    Args:
+        space (`str`): As in `me/name`.
+        folder (`Path`): Holds `app.py`, `README.md` and `requirements.txt`.
+        private (`bool`): Whether a new Space is private; one that exists keeps its visibility.
+
+    Raises:
+        HubError: If the Hub cannot be reached or refuses; the message names the remedy and never the token.
+    """
+    api = HfApi()
+    try:
+        created = api.create_repo(space, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=space,
+            repo_type="space",
+            folder_path=folder,
+            delete_patterns="*",  # files of an earlier version that are no more
+            commit_message=f"Publish {folder.name}",
+        )
+    except Exception as error:  # of the Hub, of the HTTP library below it, or of an upload's threads
+        raise hub_error(error, space) from None
+    return str(created)
+
+
+def name_package(requirements: Path, package: str) -> None:
+    """Put `package` where a Space's requirements name this package; its extras are kept.
+
+    Args:
+        requirements (`Path`): The file, which is written anew.
+        package (`str`): As in `sc-captioner @ git+https://github.com/me/sc-captioner`.
+    """
+    lines = []
+    for line in requirements.read_text(encoding="utf-8").splitlines():
+        if line.startswith("sc-captioner"):
+            extras = line.removeprefix("sc-captioner")
+            line = package if not extras else package.replace("sc-captioner", f"sc-captioner{extras}", 1)
+        lines.append(line)
+    requirements.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def is_outage(error: BaseException) -> bool:
@@ -102,7 +144,7 @@ def _reason(error: BaseException, repo_id: str) -> str:
         if isinstance(cause, LocalTokenNotFoundError):
             return "you are not logged in; run `hf auth login` or set HF_TOKEN."
         if isinstance(cause, OfflineModeIsEnabled):
-            return "HF_HUB_OFFLINE is set; unset it to push."
+            return "HF_HUB_OFFLINE is set; unset it to reach the Hub."
         if isinstance(cause, HfHubHTTPError):
             return _refusal(cause, repo_id)
         if isinstance(cause, HTTPError):

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers.utils import cached_file
 
 from .data.columns import DatasetError
+from .data.model_checks import ModelError
 from .hub import cached_commit
 from .prompts import CAPTION_PROMPT
 
@@ -71,6 +73,33 @@ class RunSettings:
     def load(cls, path: str | Path) -> RunSettings:
         """Settings that `save` wrote."""
         return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+
+    @classmethod
+    def of(cls, name_or_path: str, revision: str | None = None) -> RunSettings:
+        """Settings that lie beside the weights of a model or adapter; the defaults where none do.
+
+        Args:
+            name_or_path (`str`): Folder or Hub id.
+            revision (`str`, *optional*): Branch, tag or commit on the Hub.
+
+        Raises:
+            ModelError: If the file there cannot be read as settings.
+        """
+        kept = cached_file(
+            name_or_path,
+            SETTINGS_FILE,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if kept is None:
+            return cls(base_model="")
+        try:
+            return cls.load(kept)
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"model {name_or_path!r}: its {SETTINGS_FILE} cannot be read ({error}); repair it or take it away."
+            ) from error
 
 
 def settings_of(trainer: Trainer, run_settings: Mapping[str, Any]) -> RunSettings:

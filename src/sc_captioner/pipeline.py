@@ -12,6 +12,8 @@ from transformers import AutoModelForImageTextToText, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .captioner import SelfCorrectingCaptioner
+from .model_card import RunSettings
+from .prompts import CORRECTION_INSTRUCTION
 
 
 TASK = "self-correcting-image-to-text"
@@ -28,7 +30,8 @@ class SelfCorrectingImageToTextPipeline(Pipeline):
         # {"first": "...", "corrections": ["..."], "revisions": [{"added_objects": [...], ...}]}
 
     Args:
-        prompt, instruction (`str`, *optional*), parser, lexicon: As in [`SelfCorrectingCaptioner`].
+        prompt, instruction (`str`, *optional*), parser, lexicon: As in [`SelfCorrectingCaptioner.from_pretrained`];
+            transformers loads an adapter as its base model, so that the texts of an adapter are to be given.
         kwargs: As in [`~transformers.Pipeline`].
     """
 
@@ -39,10 +42,12 @@ class SelfCorrectingImageToTextPipeline(Pipeline):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         names = ("prompt", "instruction", "parser", "lexicon")
-        asked = {name: kwargs.pop(name) for name in names if name in kwargs}
+        asked: dict[str, Any] = {name: kwargs.pop(name) for name in names if name in kwargs}
         super().__init__(*args, **kwargs)
         processor: Any = self.processor
-        self.captioner = SelfCorrectingCaptioner(self.model, processor, **asked)
+        trained = RunSettings.of(self.model.name_or_path or "")
+        texts = {"prompt": trained.prompt, "instruction": trained.instruction or CORRECTION_INSTRUCTION}
+        self.captioner = SelfCorrectingCaptioner(self.model, processor, **{**texts, **asked})
 
     def __call__(self, inputs: Any, *args: Any, batch_size: Any = None, **kwargs: Any) -> Any:
         """Caption one image or an iterable of them; the arguments are those of [`SelfCorrectingCaptioner`]'s call."""

@@ -68,6 +68,16 @@ def cannot_be_loaded(name: str, error: Exception, setting: str = "model_name_or_
             f"model {name!r} does not exist; run the stage that writes it first ('make paper' lists the stages), or "
             f"set {setting} to another one."
         )
+    if "Unrecognized configuration class" in str(error):  # which names some hundred classes
+        return ModelError(
+            f"model {name!r} takes no images with a text; set {setting} to a vision-language model, such as "
+            "Qwen/Qwen2-VL-2B-Instruct."
+        )
+    if "cannot be loaded with `safetensors`" in str(error):
+        return ModelError(
+            f"model {name!r} has no weights as safetensors, and pickles are not loaded; set {setting} to a model that "
+            "has them, or save this one again by save_pretrained."
+        )
     return ModelError(f"model {name!r} cannot be loaded ({_line_of(error)}); check {setting}.")
 
 
