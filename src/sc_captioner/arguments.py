@@ -45,7 +45,9 @@ class DatasetArguments:
         default="scenes", metadata={"help": "'scenes' (embedded), a file, a folder, or the id of a Hub dataset."}
     )
     dataset_split: str = field(default="train", metadata={"help": "Split of the dataset."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of a Hub dataset, or world of 'scenes': plain, seen, hard."}
+    )
     dataset_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub dataset."})
     dataset_seed: int = field(default=0, metadata={"help": "Seed of 'scenes'."})
     num_samples: int | None = field(default=None, metadata={"help": "Rows to take; needed for 'scenes'."})
