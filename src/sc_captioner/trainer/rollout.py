@@ -8,11 +8,23 @@ import torch
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
-from ..generation import Turns, generate_two_turns
+from ..generation import Turns, generate_two_turns, vision_token_ids
 
 
 if TYPE_CHECKING:
+    from trl import GRPOTrainer
+
     from .sc_trainer import SCTrainer
+
+
+def suppress_vision_tokens(trainer: GRPOTrainer) -> None:
+    """Keep the policy from sampling tokens that stand for images: the forward pass would look for their pixels."""
+    tokens = vision_token_ids(trainer.accelerator.unwrap_model(trainer.model).config)
+    if trainer.use_vllm:
+        bias = {"logit_bias": dict.fromkeys(tokens, -100.0)}
+        trainer.vllm_generation.generation_kwargs = {**bias, **trainer.vllm_generation.generation_kwargs}
+    else:
+        trainer.generation_config.suppress_tokens = tokens
 
 
 def two_turn_rollout(prompts: list[list[dict[str, Any]]], trainer: SCTrainer) -> dict[str, list | None]:
