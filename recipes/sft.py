@@ -190,6 +190,7 @@ def scene_conversations(args: ConversationArguments) -> datasets.Dataset:
             two_turn=args.two_turn,
             errors=args.errors,
             corrected=args.corrected,
+            world=args.dataset_config or "plain",
         )
     except ValueError as error:
         raise SettingError(str(error)) from error

@@ -78,11 +78,13 @@ def _of_language(study: StudyTable) -> Iterator[str]:
     exact = method_gaps(study, metric="exact_mean_f1")
     if broken is None or words is None:
         return
-    yield f"{100 * broken.mean:.1f} % of the second captions of ours have broken grammar; they hold {words.mean:.1f} words."
+    yield (
+        f"{100 * broken.mean:.1f} % of the second captions of ours have broken grammar; they hold {words.mean:.1f} words."
+    )
     if exact:
         yield (
-            "Read by the grammar of the language, to which a broken sentence says nothing, in place of the parser that "
-            f"the reward uses: {_verdicts(exact)}"
+            "Read by the grammar of the language, to which a broken sentence says nothing, in place of the parser "
+            f"that the reward uses: {_verdicts(exact)}"
         )
 
 

@@ -27,7 +27,7 @@ class Stage:
         recipe (`str`): Python file with `ARGUMENTS` and `trainer_of`.
         config (`str`): YAML file of its settings.
         share (`float`): Share of the method's steps, 0 to 1.
-        settings (`dict`): What differs from the YAML file; nested tables are merged.
+        settings (`dict`): What differs from the YAML file; nested tables are merged, `null` takes a setting out.
     """
 
     recipe: str
@@ -42,10 +42,11 @@ class Stage:
             SettingError: If the file cannot be read or its learning rate does not stay constant.
         """
         merged = _merged(_read(self.config), self.settings or {})
+        merged = {name: value for name, value in merged.items() if value is not None}
         if not str(merged.get("lr_scheduler_type", "")).startswith("constant"):
             raise SettingError(
-                f"{self.config}: lr_scheduler_type must be constant or constant_with_warmup; training goes on to equal "
-                "time, so no schedule can know its end."
+                f"{self.config}: lr_scheduler_type must be constant or constant_with_warmup; training goes on to "
+                "equal time, so no schedule can know its end."
             )
         return merged
 
@@ -163,7 +164,6 @@ class Grid:
         return [*self._of_methods(), *self._of_variants()]
 
     def _of_methods(self) -> list[Cell]:
-        common = {"test": self._test(), "worlds": dict(self.worlds), "steps": self.steps}
         cells = []
         for seed in range(self.seeds):
             for method in self.method_list():
@@ -172,8 +172,8 @@ class Grid:
                 leader = None if method.name == self.ours else f"{self.ours}-{MAIN}-{seed}"
                 trained = bool(method.stages)
                 cell = Cell(
-                    method.name, MAIN, seed, method.stages,
-                    curve=self.curve if trained else (), timed=trained, leader=leader if trained else None, **common,
+                    method.name, MAIN, seed, method.stages, steps=self.steps, curve=self.curve if trained else (),
+                    worlds=dict(self.worlds), test=self._test(), timed=trained, leader=leader if trained else None,
                 )  # fmt: skip
                 cells.append(cell)
         return cells
@@ -250,11 +250,11 @@ def _read(path: str | Path) -> dict[str, Any]:
 
 
 def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` with `changes`; tables within are merged, `None` takes a setting out."""
+    """`settings` with `changes`; tables within are merged."""
     merged = dict(settings)
     for name, value in changes.items():
         if isinstance(value, dict) and isinstance(merged.get(name), dict):
             merged[name] = {**merged[name], **value}
         else:
             merged[name] = value
-    return {name: value for name, value in merged.items() if value is not None}
+    return merged

@@ -62,9 +62,9 @@ def write_page(study: StudyTable, path: Path) -> str:
 
 
 _READ_EXACTLY = (
-    "Words are of a whole caption. *Read exactly* is mean F1 by the grammar of the scenes' language, to which a sentence "
-    "that is not of it says nothing; all other F1 are by the parser `compact`, as in the reward. *Reward* is that of the "
-    "preset `paper` with its own weights, the same for all methods."
+    "Words are of a whole caption. *Read exactly* is mean F1 by the grammar of the scenes' language, to which a "
+    "sentence that is not of it says nothing; all other F1 are by the parser `compact`, as in the reward. *Reward* is "
+    "that of the preset `paper` with its own weights, the same for all methods."
 )
 
 
@@ -80,18 +80,18 @@ def _compared(study: StudyTable) -> str:
 | --- | --- |
 {recipes}
 
-Every number on this page comes from `python recipes/study.py`, version {VERSION} of the study. All methods start from the
-same captioner, train on the same scenes{f" ({settings})" if settings else ""} for {grid.steps} optimizer steps, and are
-tested on {scenes} held-out scenes (`split="test"`, seed {grid.test["seed"]}) by greedy captions of three turns. Scores
-are means over seeds 0 to {grid.seeds - 1} with the standard deviation over seeds behind ±. Intervals of 95 %: over
-seeds, by Student's t on the differences seed by seed; over scenes, by bootstrap of the scenes, the runs being given.
-They are not corrected for the number of comparisons.
+Every number on this page comes from `python recipes/study.py`, version {VERSION} of the study. All methods start from
+the same captioner, train on the same scenes{f" ({settings})" if settings else ""} for {grid.steps} optimizer steps,
+and are tested on {scenes} held-out scenes (`split="test"`, seed {grid.test["seed"]}) by greedy captions of three turns.
+Scores are means over seeds 0 to {grid.seeds - 1} with the standard deviation over seeds behind ±. Intervals of 95 %:
+over seeds, by Student's t on the differences seed by seed; over scenes, by bootstrap of the scenes, the runs being
+given. They are not corrected for the number of comparisons.
 
-Equal time: a run goes on, or is stopped, at the last multiple of {grid.check_every} steps within the seconds that ours of
-the same seed took for its {grid.steps} steps, loading and the making of training data included. Seconds are processor
-seconds of one thread, that is seconds of the wall on an idle core, whatever else the machine does; where there is an
-accelerator they are seconds of the wall. Learning rates are constant after a few steps of warm-up, so that no schedule
-ends before the other.
+Equal time: a run goes on, or is stopped, at the last multiple of {grid.check_every} steps within the seconds that ours
+of the same seed took for its {grid.steps} steps, loading and the making of training data included. Seconds are
+processor seconds of one thread, that is seconds of the wall on an idle core, whatever else the machine does; where
+there is an accelerator they are seconds of the wall. Learning rates are constant after a few steps of warm-up, so that
+no schedule ends before the other.
 
 Nothing was chosen by the test scenes: settings were tuned on scenes of the training split, and all seeds that ran are
 here."""
@@ -102,8 +102,8 @@ def _hard(study: StudyTable) -> str:
         return ""
     time = comparison_table(study, "time", "hard")
     note = (
-        "Five or six things with four or five relations (in training two to four with one to three), things that reach "
-        "into neighbouring cells, gray marks that no caption names, and in every picture a combination of shape and "
+        "Five or six things with four or five relations (in training two to four with one to three), things that "
+        "reach into neighbouring cells, gray marks that no caption names, and in every picture a combination of shape and "
         "colour from six that self-correction training never showed. The captioner as shipped has seen those "
         "combinations in its supervised training; that it has not seen are the size, the overlap and the marks."
     )

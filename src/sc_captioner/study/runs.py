@@ -44,7 +44,7 @@ _IMPORTS = [
     "trl.trainer.sft_trainer",
     "trl.trainer.dpo_trainer",
 ]
-_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 class Runs:

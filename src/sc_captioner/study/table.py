@@ -149,7 +149,7 @@ class StudyTable:
 
 
 def load_table(grid: Grid, runs: Runs) -> StudyTable:
-    """Everything that is done of a grid; runs with other settings than the grid's are left out and count as missing."""
+    """Everything that is done of a grid; runs with other settings than the grid's count as missing."""
     cells = grid.cells()
     done = [cell for cell in cells if runs.is_current(cell)]
     frames = [pyarrow.parquet.read_table(runs.path(cell.name)).to_pandas() for cell in done]

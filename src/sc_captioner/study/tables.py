@@ -97,9 +97,9 @@ def third_turn_table(study: StudyTable) -> str:
     for method in study.methods:
         told: list[str] = []
         for world in study.grid.worlds:
-            places = [{"method": method.name, "world": world, "turn": turn} for turn in ("third", "second")]
+            where = {"method": method.name, "world": world}
             third = study.summary(method.name, "mean_f1", world=world, turn="third")
-            gap = study.difference(*places)
+            gap = study.difference({**where, "turn": "third"}, where)
             told += [_text(third), "" if not method.stages else str(gap or "-")]
         rows.append([method.title, *told])
     heads = [f"{name}, {world}" for world in study.grid.worlds for name in ("third turn", "minus second")]

@@ -115,8 +115,8 @@ def run_cell(cell: Cell, budget: float | None, recipes: Path, report: Report = l
         last = steps == cell.steps
         worlds = cell.worlds if last else {"plain": cell.worlds["plain"]}
         model.load_state_dict(snapshot.weights)
-        told = {"steps": steps, "seconds": snapshot.seconds}
-        found = scored(model, processor, worlds, cell.test, point="steps" if last else "curve", **told)
+        point = "steps" if last else "curve"
+        found = scored(model, processor, worlds, cell.test, point=point, steps=steps, seconds=snapshot.seconds)
         rows += found
         if cell.timed and last and (cell.leader is None or (in_time is not None and in_time.steps == steps)):
             rows += [row.at("time") for row in found]
@@ -124,14 +124,15 @@ def run_cell(cell: Cell, budget: float | None, recipes: Path, report: Report = l
     if cell.timed and in_time is not None:
         report(f"scores after step {in_time.steps}, at equal time")
         model.load_state_dict(in_time.weights)
-        told = {"steps": in_time.steps, "seconds": in_time.seconds}
-        rows += scored(model, processor, cell.worlds, cell.test, point="time", **told)
+        rows += scored(
+            model, processor, cell.worlds, cell.test, point="time", steps=in_time.steps, seconds=in_time.seconds
+        )
     return rows
 
 
 def clock() -> float:
-    """Processor seconds of this process, which another process on the machine does not lengthen; where there is an
-    accelerator, seconds of the wall."""
+    """Processor seconds of this process, which do not run while others have the core; where there is an accelerator,
+    seconds of the wall."""
     return time.perf_counter() if torch.accelerator.is_available() else time.process_time()
 
 
