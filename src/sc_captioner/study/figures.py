@@ -31,7 +31,8 @@ def plot_turns(study: StudyTable, path: Path) -> bool:
         axis.set_xlabel("turn")
         axis.grid(axis="y", alpha=0.3)
     axes[0].set_ylabel("mean F1 (± sd over seeds)")
-    axes[-1].legend(fontsize=8)
+    if drawn:
+        axes[0].legend(fontsize=8)
     return _saved(figure, path, drawn)
 
 
@@ -52,7 +53,8 @@ def plot_curves(study: StudyTable, path: Path) -> bool:
     axis.set_xlabel("optimizer steps")
     axis.set_ylabel("mean F1 of the second turn")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    if drawn:
+        axis.legend(fontsize=8)
     return _saved(figure, path, drawn)
 
 

@@ -79,7 +79,8 @@ def _of_language(study: StudyTable) -> Iterator[str]:
     if broken is None or words is None:
         return
     yield (
-        f"{100 * broken.mean:.1f} % of the second captions of ours have broken grammar; they hold {words.mean:.1f} words."
+        f"{100 * broken.mean:.1f} % of the second captions of ours have broken grammar; they hold {words.mean:.1f} "
+        "words."
     )
     if exact:
         yield (

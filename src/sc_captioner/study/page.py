@@ -82,10 +82,10 @@ def _compared(study: StudyTable) -> str:
 
 Every number on this page comes from `python recipes/study.py`, version {VERSION} of the study. All methods start from
 the same captioner, train on the same scenes{f" ({settings})" if settings else ""} for {grid.steps} optimizer steps,
-and are tested on {scenes} held-out scenes (`split="test"`, seed {grid.test["seed"]}) by greedy captions of three turns.
-Scores are means over seeds 0 to {grid.seeds - 1} with the standard deviation over seeds behind ±. Intervals of 95 %:
-over seeds, by Student's t on the differences seed by seed; over scenes, by bootstrap of the scenes, the runs being
-given. They are not corrected for the number of comparisons.
+and are tested on {scenes} held-out scenes (`split="test"`, seed {grid.test["seed"]}) by greedy captions of three
+turns. Scores are means over seeds 0 to {grid.seeds - 1} with the standard deviation over seeds behind ±. Intervals of
+95 %: over seeds, by Student's t on the differences seed by seed; over scenes, by bootstrap of the scenes, the runs
+being given. They are not corrected for the number of comparisons.
 
 Equal time: a run goes on, or is stopped, at the last multiple of {grid.check_every} steps within the seconds that ours
 of the same seed took for its {grid.steps} steps, loading and the making of training data included. Seconds are
@@ -103,9 +103,10 @@ def _hard(study: StudyTable) -> str:
     time = comparison_table(study, "time", "hard")
     note = (
         "Five or six things with four or five relations (in training two to four with one to three), things that "
-        "reach into neighbouring cells, gray marks that no caption names, and in every picture a combination of shape and "
-        "colour from six that self-correction training never showed. The captioner as shipped has seen those "
-        "combinations in its supervised training; that it has not seen are the size, the overlap and the marks."
+        "reach into neighbouring cells, gray marks that no caption names, and in every picture one of six "
+        "combinations of shape and colour that self-correction training never showed. The captioner as shipped has "
+        "seen those combinations in its supervised training; the number of things, the overlap and the marks it has "
+        "not."
     )
     return f"{note}\n\nAt equal steps:\n\n{table}" + (f"\n\nAt equal time:\n\n{time}" if time else "")
 

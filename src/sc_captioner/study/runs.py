@@ -278,7 +278,7 @@ def _attempt(cell: Cell, budget: float | None, recipes: Path, runs: Runs, report
 
     try:
         rows = run_cell(cell, budget, recipes, report)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # the latter from a setting that the recipe's parser refuses
         told = f"{type(error).__name__}: {' '.join(str(error).split())}"
         runs.fail(cell, told, traceback.format_exc())
         return told
