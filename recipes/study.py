@@ -11,6 +11,7 @@ changed since is run again; to have one again, delete its file.
 """
 
 import os
+import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,7 @@ def main(args: StudyArguments) -> None:
     grid = load_grid("recipes/study/quick.yaml" if args.quick else args.grid)
     runs = Runs(Path(grid.output_dir) / "runs")
     failed = {}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: runs are ended, the page is written
     try:
         if not args.only_page:
             failed = run_study(grid.cells(), runs, Path(__file__).parent, workers=default_workers(args.workers))

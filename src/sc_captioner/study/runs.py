@@ -269,8 +269,15 @@ def _in_process(cell: Cell, budget: float | None, recipes: Path, runs: Runs, sen
     with open(runs.folder / f"{cell.name}.log", "w", encoding="utf-8") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
-        error = _attempt(cell, budget, recipes, runs, sender.send)
+        error = _attempt(cell, budget, recipes, runs, lambda text: _sent(sender, text))
     raise SystemExit(error is not None)
+
+
+def _sent(sender: Connection, text: str) -> None:
+    try:
+        sender.send(text)
+    except OSError:
+        os._exit(1)  # the study was killed: nobody waits for this run, and it did not fail
 
 
 def _attempt(cell: Cell, budget: float | None, recipes: Path, runs: Runs, report: Callable[[str], None]) -> str | None:

@@ -13,7 +13,15 @@ from .table import StudyTable, Summary
 
 def comparison_table(study: StudyTable, point: str, world: str = "plain") -> str:
     """Ours against every other method: mean F1 of both turns, the difference, its intervals, and what it cost."""
-    head = ["method", "first turn", "second turn", "ours minus it, 95 % over seeds", "95 % over scenes", "steps", "s"]
+    head = [
+        "method",
+        "first turn",
+        "second turn",
+        "ours minus it, 95 % over seeds",
+        "95 % over scenes",
+        "steps",
+        "seconds",
+    ]
     rows = []
     for method in study.methods:
         where = {"point": point, "world": world}
