@@ -18,7 +18,14 @@ from ..data.columns import DatasetError, conversational
 from ..data.model_checks import check_captioner, load_config, load_processor
 from ..generation import correction_bridge
 from .hub_trainer import HubTrainer
-from .objective import correction_advantages, first_turn_advantages, token_advantages, token_kl, turn_masks
+from .objective import (
+    correction_advantages,
+    first_turn_advantages,
+    token_advantages,
+    token_kl,
+    turn_masks,
+    with_progress,
+)
 from .rollout import suppress_vision_tokens, two_turn_rollout
 from .sc_config import SCConfig
 from .trainable_weights import freeze_vision_tower, keep_adapters_in_float32
@@ -212,8 +219,7 @@ class SCTrainer(HubTrainer, GRPOTrainer):
         if len(self.first_reward_weights):
             self._first_rewards = _weighted(rewards_per_func[:, num_second:], self.first_reward_weights)
             metrics["first_turn/reward"].append(self._first_rewards.nanmean().item())
-            progress = self._sample_rewards - self._first_rewards
-            self._sample_rewards = self._sample_rewards + self.args.progress_weight * progress
+            self._sample_rewards = with_progress(self._sample_rewards, self._first_rewards, self.args.progress_weight)
         return rewards_per_func
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
