@@ -181,6 +181,54 @@ def matched_rows(trainer, inputs):
     return order
 
 
+def test_references_stand_among_the_corrections(tmp_path, captions):
+    seen = []
+
+    def reward(first_caption, second_caption, reference, **columns):
+        seen.extend(zip(first_caption, second_caption, reference))
+        return [float(second == said) for second, said in zip(second_caption, reference)]
+
+    references = [f"A small red circle {i}." for i in range(8)]
+    captions = captions.remove_columns("reference").add_column("reference", references)
+    trainer = trainer_for(
+        tmp_path, captions, reward=reward, num_corrections=4, reference_corrections=1, max_completion_length=48,
+        max_steps=1, eval_dataset=captions.select(range(4)), per_device_eval_batch_size=4,
+    )  # fmt: skip
+    trainer.train()
+    for start in range(0, 8, 4):
+        group = seen[start : start + 4]
+        assert len({first for first, _, _ in group}) == len({said for _, _, said in group}) == 1
+        assert [second == said for _, second, said in group] == [False, False, False, True]
+    log = next(row for row in trainer.state.log_history if "reward" in row)
+    assert (log["reward"], log["second_turn/sampled_reward"]) == (0.25, 0.0)
+    assert log["second_turn/kl"] == pytest.approx(0.0, abs=1e-6)
+    seen.clear()
+    trainer.evaluate()
+    assert seen and all(second != said for _, second, said in seen)  # where it is tested it speaks for itself
+
+
+def test_the_gradient_goes_towards_the_reference(tmp_path, captions):
+    """With no other difference of reward the reference alone becomes more likely, without being sampled ever."""
+
+    def is_reference(second_caption, reference, **columns):
+        return [float(second == said) for second, said in zip(second_caption, reference)]
+
+    trainer = trainer_for(
+        tmp_path, captions, reward=is_reference, num_corrections=4, reference_corrections=1, max_completion_length=48,
+        max_steps=8, learning_rate=3e-3, beta=0.0, second_turn_beta=0.0, gradient_accumulation_steps=1,
+    )  # fmt: skip
+    before = loss_of_reference(trainer)
+    trainer.train()
+    assert loss_of_reference(trainer) < before - 0.5
+
+
+def loss_of_reference(trainer):
+    """Of a reference as a plain text: what a language model learns first of it."""
+    ids = torch.tensor([trainer.processing_class.tokenizer("A small red circle.")["input_ids"]])
+    with torch.no_grad():
+        return trainer.model(input_ids=ids, labels=ids).loss.item()
+
+
 def test_rewards_of_the_first_turn_are_asked_for(tmp_path, captions):
     with pytest.raises(ValueError, match="progress_weight=1.0 needs a reward of the first caption: pass first_turn"):
         trainer_for(tmp_path, captions, progress_weight=1.0)
@@ -308,6 +356,7 @@ def test_completions_table_shows_both_captions(tmp_path, captions):
         ({"advantage": "none"}, "choose one of group, reinforce"),
         ({"beta": 0.0}, "second_turn_beta=0.01 needs the reference model"),
         ({"instruction": " "}, "instruction is empty"),
+        ({"reference_corrections": 2}, "reference_corrections=2 must leave a correction to sample"),
         ({"first_turn_weight": -1.0}, "first_turn_weight=-1.0 must not be negative"),
         (
             {"first_turn_weight": 0.5, "num_corrections": 4},
