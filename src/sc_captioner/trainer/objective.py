@@ -37,6 +37,16 @@ def token_kl(logps: torch.Tensor, ref_logps: torch.Tensor, estimator: KLEstimato
     return torch.exp(-log_ratio) - 1 + log_ratio
 
 
+def with_progress(second: torch.Tensor, first: torch.Tensor, weight: float) -> torch.Tensor:
+    """Reward of the second turn with SCoRe's bonus: `r(y2) + weight * (r(y2) - r(y1))`.
+
+    Args:
+        second, first (`torch.Tensor`): Shape `(N,)`, rewards of both captions; NaN where one is not known.
+        weight (`float`): SCoRe's alpha (arXiv 2409.12917, section 4.2).
+    """
+    return second + weight * (second - first) if weight else second
+
+
 def correction_advantages(
     rewards: torch.Tensor, group_size: int, kind: Advantage, scale: str = "group"
 ) -> torch.Tensor:

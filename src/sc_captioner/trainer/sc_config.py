@@ -35,6 +35,10 @@ class SCConfig(GRPOConfig):
             Corrections sampled per first caption. `None` means `num_generations`: the whole group corrects one and
             the same caption, so that only the correction explains differences of reward. `1` gives every sample its
             own first caption. Must divide `num_generations`.
+        reference_corrections (`int`, defaults to `0`):
+            Corrections of every first caption, of `num_corrections`, that are not sampled but say the reference
+            (column `reference`): the group learns from what it would not find by sampling, in proportion to how much
+            better that is than what it found, and from whole sentences, which hold the grammar.
         policy_turns (`str`, defaults to `"second"`):
             Tokens that carry the policy gradient of the second caption's reward: those of the `"second"` turn, or of
             `"both"`.
@@ -73,6 +77,10 @@ class SCConfig(GRPOConfig):
             "help": "Corrections sampled per first caption; must divide num_generations. Default: num_generations, "
             "the whole group corrects one caption. 1: every sample has a first caption of its own."
         },
+    )
+    reference_corrections: int = field(
+        default=0,
+        metadata={"help": "Corrections of every first caption that are not sampled but say the reference."},
     )
     policy_turns: PolicyTurns = field(
         default="second", metadata={"help": "Turns that carry the policy gradient of the second caption's reward."}
@@ -146,6 +154,11 @@ class SCConfig(GRPOConfig):
             raise ValueError(
                 f"num_corrections={corrections} must divide what one process generates at a time, "
                 f"per_device_train_batch_size * steps_per_generation = {rows}; raise either of them."
+            )
+        if not 0 <= self.reference_corrections < corrections:
+            raise ValueError(
+                f"reference_corrections={self.reference_corrections} must leave a correction to sample: at least 0, "
+                f"less than num_corrections={corrections}."
             )
         in_eval = self.num_generations_eval or group
         if in_eval % min(corrections, in_eval):

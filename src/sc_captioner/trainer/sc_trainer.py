@@ -18,7 +18,14 @@ from ..data.columns import DatasetError, conversational
 from ..data.model_checks import check_captioner, load_config, load_processor
 from ..generation import correction_bridge
 from .hub_trainer import HubTrainer
-from .objective import correction_advantages, first_turn_advantages, token_advantages, token_kl, turn_masks
+from .objective import (
+    correction_advantages,
+    first_turn_advantages,
+    token_advantages,
+    token_kl,
+    turn_masks,
+    with_progress,
+)
 from .rollout import suppress_vision_tokens, two_turn_rollout
 from .sc_config import SCConfig
 from .trainable_weights import freeze_vision_tower, keep_adapters_in_float32
@@ -159,7 +166,8 @@ class SCTrainer(HubTrainer, GRPOTrainer):
         check_captioner(config, processing_class, name=name)
         rewards, first_rewards = _as_list(reward_funcs), _as_list(first_turn_reward_funcs)
         _check_first_turn(args, first_rewards)
-        train_dataset = _conversations(train_dataset, "train_dataset")
+        needed = ("reference",) if args.reference_corrections else ()
+        train_dataset = _conversations(train_dataset, "train_dataset", needed)
         if isinstance(eval_dataset, dict):
             eval_dataset = {key: _conversations(rows, f"eval_dataset {key!r}") for key, rows in eval_dataset.items()}
         else:
@@ -203,20 +211,28 @@ class SCTrainer(HubTrainer, GRPOTrainer):
             return self.num_corrections
         return min(self.num_corrections, self.num_generations_eval)
 
+    @property
+    def references_per_caption(self) -> int:
+        """Of these corrections, the last ones that say the reference; none in evaluation."""
+        return self.args.reference_corrections if self.model.training else 0
+
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         num_second = rewards_per_func.size(1) - len(self.first_reward_weights)
         self._sample_rewards = _weighted(rewards_per_func[:, :num_second], self.reward_weights[:num_second])
         metrics = self._metrics["train" if self.model.training else "eval"]
         metrics["skipped_samples"].append(self._sample_rewards.isnan().sum().item())
+        if self.references_per_caption:
+            sampled = self._sample_rewards.view(-1, self.num_corrections)[:, : -self.references_per_caption]
+            metrics["second_turn/sampled_reward"].append(sampled.nanmean().item())
         if len(self.first_reward_weights):
             self._first_rewards = _weighted(rewards_per_func[:, num_second:], self.first_reward_weights)
             metrics["first_turn/reward"].append(self._first_rewards.nanmean().item())
-            progress = self._sample_rewards - self._first_rewards
-            self._sample_rewards = self._sample_rewards + self.args.progress_weight * progress
+            self._sample_rewards = with_progress(self._sample_rewards, self._first_rewards, self.args.progress_weight)
         return rewards_per_func
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self.references = [row.get("reference") for row in inputs]
         output = super()._generate_and_score_completions(inputs)
         # TRL takes the baseline over a prompt's whole group; ours is over the corrections of one first caption.
         num_corrections = self.corrections_per_caption
@@ -238,6 +254,9 @@ class SCTrainer(HubTrainer, GRPOTrainer):
             output["advantages"] = token_advantages(
                 self.args.first_turn_weight * first[rows], advantages[rows], first_mask, self.args.policy_turns
             )
+        # Of the corrections of a caption the last ones are references: no samples, so no KL is estimated on them.
+        place = torch.arange(len(inputs), device=self.accelerator.device) % num_corrections
+        output["is_sampled"] = (place < num_corrections - self.references_per_caption).int()
         output["num_items_in_batch"] = gather(self._policy_mask(output).sum()).sum()
         return output
 
@@ -263,7 +282,8 @@ class SCTrainer(HubTrainer, GRPOTrainer):
             return loss
 
         kl = token_kl(logps, inputs["ref_per_token_logps"], self.args.kl_estimator)
-        masks = turn_masks(inputs["completion_mask"], inputs["tool_mask"])
+        first_mask, second_mask = turn_masks(inputs["completion_mask"], inputs["tool_mask"])
+        masks = first_mask, second_mask * inputs["is_sampled"].unsqueeze(1)
         mode = "train" if self.model.training else "eval"
         accumulation = self.current_gradient_accumulation_steps if mode == "train" else 1
         for name, weight, mask in zip(("first_turn", "second_turn"), (beta, self.args.second_turn_beta), masks):
@@ -316,12 +336,14 @@ def _config_and_processor(
     return load_config(model, **options), processor or load_processor(model, **options)
 
 
-def _conversations(dataset: Dataset | IterableDataset | None, setting: str) -> Dataset | IterableDataset | None:
+def _conversations(
+    dataset: Dataset | IterableDataset | None, setting: str, needed: tuple[str, ...] = ()
+) -> Dataset | IterableDataset | None:
     names = getattr(dataset, "column_names", None)
     if names is None:
         return dataset
-    for column, present in (("prompt", "prompt" in names), ("image", bool({"image", "images"} & set(names)))):
-        if not present:
+    for column in ("prompt", "image", *needed):
+        if column not in names and not (column == "image" and "images" in names):
             raise DatasetError(
                 f"{setting} has no column {column!r} (it has {', '.join(map(repr, names))}); rename the right one."
             )
