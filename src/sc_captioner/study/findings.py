@@ -56,7 +56,7 @@ def _of_turns(study: StudyTable) -> Iterator[str]:
     gain = study.difference({"method": ours}, {"method": ours, "turn": "first"})
     untrained = [m for m in study.methods if not m.stages]
     if gain is not None:
-        yield f"The second turn of ours is better than its own first by {gain}: {_meaning(gain)}."
+        yield f"The second turn of ours, against its own first: {gain}, {_meaning(gain)}."
     for method in untrained:
         first = {"method": ours, "turn": "first"}
         gap = study.difference(first, {"method": method.name, "turn": "first"})
@@ -131,6 +131,7 @@ def _verdicts(gaps: Gaps) -> str:
         ("better", "Ours is better than"),
         ("worse", "Ours is worse than"),
         ("open", "The interval holds zero against"),
+        ("unknown", "One seed has no interval, ours against"),
     ):
         named = [f"{title} ({gap})" for title, gap in gaps if gap.verdict == verdict]
         if named:
@@ -139,7 +140,9 @@ def _verdicts(gaps: Gaps) -> str:
 
 
 def _meaning(gap: Difference) -> str:
-    return {"better": "a gain", "worse": "a loss", "open": "the interval holds zero"}[gap.verdict]
+    return {"better": "a gain", "worse": "a loss", "open": "the interval holds zero", "unknown": "no interval"}[
+        gap.verdict
+    ]
 
 
 def _value(found: Summary) -> str:

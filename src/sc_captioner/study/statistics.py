@@ -27,7 +27,9 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse` or `open`: where the interval lies."""
+        """`better`, `worse` or `open`: where the interval lies; `unknown` where one seed has none."""
+        if self.n < 2:
+            return "unknown"
         return "better" if self.low > 0 else "worse" if self.high < 0 else "open"
 
     def __str__(self) -> str:
