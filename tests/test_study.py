@@ -123,7 +123,7 @@ def test_shipped_grids(name, monkeypatch):
     assert order == sorted(order) and len({cell.name for cell in cells}) == len(cells)
     left_out = {
         variant.name.removeprefix("no_"): set(PARTS) - set(variant.settings["parts"])
-        for variant in grid.variant_list()
+        for variant in grid.variants.values()
         if variant.question == "parts of the reward"
     }
     assert left_out == {part: {part} for part in PARTS}
@@ -138,7 +138,7 @@ def test_shipped_grids(name, monkeypatch):
 def test_a_variant_differs_from_ours_in_its_setting_alone(monkeypatch):
     monkeypatch.chdir(ROOT)
     cells = {cell.name: cell for cell in load_grid("recipes/study/full.yaml").cells()}
-    ours, variant = (cells[name].stages[0].resolved() for name in ("ours-main-3", "ours-kl_k3-3"))
+    ours, variant = (cells[name].stages[0].settings for name in ("ours-main-3", "ours-kl_k3-3"))
     assert variant == ours | {"kl_estimator": "k3"}
 
 
@@ -387,7 +387,7 @@ def test_a_real_study_is_killed_and_gone_on_with(tmp_path, monkeypatch):
 
 
 def kill_when_begun(name: str, folder: Path) -> None:
-    """Kill the process of a run as soon as it trains."""
+    """Kill the process of a run as soon as there is one."""
     for _ in range(1200):
         time.sleep(0.1)
         if not (folder / f"{name}.log").is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -27,28 +26,13 @@ class Stage:
         recipe (`str`): Python file with `ARGUMENTS` and `trainer_of`.
         config (`str`): YAML file of its settings.
         share (`float`): Share of the method's steps, 0 to 1.
-        settings (`dict`): What differs from the YAML file; nested tables are merged, `null` takes a setting out.
+        settings (`dict`): All its settings.
     """
 
     recipe: str
     config: str
-    share: float = 1.0
-    settings: Mapping[str, Any] | None = None
-
-    def resolved(self) -> dict[str, Any]:
-        """All settings of the stage.
-
-        Raises:
-            SettingError: If the file cannot be read or its learning rate does not stay constant.
-        """
-        merged = _merged(_read(self.config), self.settings or {})
-        merged = {name: value for name, value in merged.items() if value is not None}
-        if not str(merged.get("lr_scheduler_type", "")).startswith("constant"):
-            raise SettingError(
-                f"{self.config}: lr_scheduler_type must be constant or constant_with_warmup; training goes on to "
-                "equal time, so no schedule can know its end."
-            )
-        return merged
+    share: float
+    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -104,28 +88,24 @@ class Cell:
 
     def settings(self) -> dict[str, Any]:
         """All that its numbers depend on, JSON-serialisable."""
-        told = {**asdict(self), "stages": [{**asdict(s), "settings": s.resolved()} for s in self.stages]}
-        return json.loads(json.dumps({**told, "version": VERSION}, default=str))
-
-    def fingerprint(self) -> str:
-        """A hash of `settings`."""
-        return hashlib.blake2b(json.dumps(self.settings(), sort_keys=True).encode(), digest_size=8).hexdigest()
+        return json.loads(json.dumps({**asdict(self), "version": VERSION}))
 
 
 @dataclass(frozen=True)
 class Grid:
     """
-    The study, as its YAML file holds it.
+    The study, as its YAML file holds it. All other files are read once, when it is loaded: what is changed in them
+    while the study runs is for the next one.
 
     Args:
         output_dir (`str`), page (`str`): Where runs and the page go; plots lie in a folder beside the page.
         ours (`str`): The method that others are compared with, and whose variants are tried.
-        methods (`dict`): By name `title` and `stages`.
+        methods (`dict[str, Method]`): By name, ours first; in the file `title` and `stages` of each.
         seeds (`int`): Seeds 0, 1, ... of every method.
         steps (`int`): Optimizer steps of every method.
         curve (`list[int]`): Steps before the last with scores of their own, for learning curves.
         settings (`dict`): Settings of every stage of every method that differ from its YAML file.
-        variants (`dict`): By name `title`, `question` and `settings`.
+        variants (`dict[str, Variant]`): By name; in the file `title`, `question` and `settings` of each.
         variant_seeds (`int`), variant_steps (`int`): Of the variants; ours at `variant_steps` must be in `curve`.
         test (`dict`): `seed`, `max_new_tokens` and `batch_size` of captioning.
         worlds (`dict[str, int]`): Worlds of the test and scenes of each; variants see `plain` alone.
@@ -135,29 +115,17 @@ class Grid:
     output_dir: str
     page: str
     ours: str
-    methods: Mapping[str, Mapping[str, Any]]
+    methods: Mapping[str, Method]
     seeds: int
     steps: int
     curve: tuple[int, ...]
-    variants: Mapping[str, Mapping[str, Any]]
+    variants: Mapping[str, Variant]
     variant_seeds: int
     variant_steps: int
     test: Mapping[str, Any]
     worlds: Mapping[str, int]
     settings: Mapping[str, Any]
     check_every: int = 10
-
-    def method_list(self) -> list[Method]:
-        """The methods in order, ours first."""
-        names = [self.ours, *(name for name in self.methods if name != self.ours)]
-        return [_method(name, self.methods[name], self.settings) for name in names]
-
-    def variant_list(self) -> list[Variant]:
-        """The variants of ours, in order."""
-        return [
-            Variant(name, told["title"], told["question"], told.get("settings") or {})
-            for name, told in self.variants.items()
-        ]
 
     def cells(self) -> list[Cell]:
         """All runs, the most telling first: all methods seed by seed, then all variants seed by seed."""
@@ -166,7 +134,7 @@ class Grid:
     def _of_methods(self) -> list[Cell]:
         cells = []
         for seed in range(self.seeds):
-            for method in self.method_list():
+            for method in self.methods.values():
                 if not method.stages and seed > 0:
                     continue  # captions of a model that is not trained are the same for every seed
                 leader = None if method.name == self.ours else f"{self.ours}-{MAIN}-{seed}"
@@ -179,16 +147,16 @@ class Grid:
         return cells
 
     def _of_variants(self) -> list[Cell]:
-        ours = _method(self.ours, self.methods[self.ours], self.settings)
+        ours = self.methods[self.ours]
         worlds = {"plain": self.worlds["plain"]}
         return [
             Cell(
                 self.ours, variant.name, seed,
-                tuple(replace(s, settings=_merged(s.settings or {}, variant.settings)) for s in ours.stages),
+                tuple(replace(s, settings=_merged(s.settings, variant.settings)) for s in ours.stages),
                 steps=self.variant_steps, curve=(), worlds=worlds, test=self._test(), timed=False, leader=None,
             )
             for seed in range(self.variant_seeds)
-            for variant in self.variant_list()
+            for variant in self.variants.values()
         ]  # fmt: skip
 
     def _test(self) -> dict[str, Any]:
@@ -207,9 +175,13 @@ def load_grid(path: str | Path) -> Grid:
         raise SettingError(f"{path}: unknown setting {unknown[0]!r}; known are {', '.join(known)}.")
     if missing := [name for name in known if name not in told and name not in ("check_every", "settings")]:
         raise SettingError(f"{path}: {missing[0]} is missing.")
-    grid = Grid(**{"settings": {}, **told, "curve": tuple(told["curve"])})
-    if grid.ours not in grid.methods:
-        raise SettingError(f"{path}: ours={grid.ours!r} is none of the methods {', '.join(grid.methods)}.")
+    told = {"settings": {}, **told, "curve": tuple(told["curve"])}
+    if told["ours"] not in told["methods"]:
+        raise SettingError(f"{path}: ours={told['ours']!r} is none of the methods {', '.join(told['methods'])}.")
+    names = [told["ours"], *(name for name in told["methods"] if name != told["ours"])]
+    methods = {name: _method(name, told["methods"][name], told["settings"]) for name in names}
+    variants = {name: _variant(name, variant) for name, variant in told["variants"].items()}
+    grid = Grid(**{**told, "methods": methods, "variants": variants})
     if grid.variants and grid.variant_steps not in (*grid.curve, grid.steps):
         raise SettingError(
             f"{path}: variants are compared with ours after variant_steps={grid.variant_steps}; add it to curve."
@@ -218,17 +190,12 @@ def load_grid(path: str | Path) -> Grid:
         raise SettingError(f"{path}: curve names step {late[0]}, which is not between 0 and steps={grid.steps}.")
     if "plain" not in grid.worlds:
         raise SettingError(f"{path}: worlds must name plain, the scenes that methods are trained on.")
-    for cell in grid.cells():
-        cell.settings()  # reads every YAML file once, before hours are spent
     return grid
 
 
 def _method(name: str, told: Mapping[str, Any], settings: Mapping[str, Any]) -> Method:
     try:
-        stages = tuple(
-            Stage(**{**stage, "settings": _merged(settings, stage.get("settings") or {})})
-            for stage in told.get("stages") or ()
-        )
+        stages = tuple(_stage(settings, **stage) for stage in told["stages"])
         method = Method(name, told["title"], stages)
     except (KeyError, TypeError) as error:
         raise SettingError(
@@ -237,6 +204,26 @@ def _method(name: str, told: Mapping[str, Any], settings: Mapping[str, Any]) -> 
     if stages and abs(sum(stage.share for stage in stages) - 1) > 1e-6:
         raise SettingError(f"method {name!r}: the shares of its stages must add up to 1.")
     return method
+
+
+def _stage(
+    common: Mapping[str, Any], recipe: str, config: str, share: float = 1.0, settings: Mapping[str, Any] | None = None
+) -> Stage:
+    """A stage with all settings: of its YAML file, over them `common`, over them its own."""
+    merged = _merged(_merged(_read(config), common), settings or {})
+    if not str(merged.get("lr_scheduler_type", "")).startswith("constant"):
+        raise SettingError(
+            f"{config}: lr_scheduler_type must be constant or constant_with_warmup; training goes on to equal time, "
+            "so no schedule can know its end."
+        )
+    return Stage(recipe, config, share, merged)
+
+
+def _variant(name: str, told: Mapping[str, Any]) -> Variant:
+    try:
+        return Variant(name, **told)
+    except TypeError as error:
+        raise SettingError(f"variant {name!r}: a variant has title, question and settings ({error}).") from error
 
 
 def _read(path: str | Path) -> dict[str, Any]:
@@ -250,11 +237,11 @@ def _read(path: str | Path) -> dict[str, Any]:
 
 
 def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` with `changes`; tables within are merged."""
+    """`settings` with `changes`; tables within are merged, `None` takes a setting out."""
     merged = dict(settings)
     for name, value in changes.items():
         if isinstance(value, dict) and isinstance(merged.get(name), dict):
             merged[name] = {**merged[name], **value}
         else:
             merged[name] = value
-    return merged
+    return {name: value for name, value in merged.items() if value is not None}

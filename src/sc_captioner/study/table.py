@@ -54,7 +54,7 @@ class StudyTable:
     def methods(self) -> list[Method]:
         """Methods with at least one run."""
         there = set(self.rows[self.rows.variant == MAIN].method)
-        return [method for method in self.grid.method_list() if method.name in there]
+        return [method for method in self.grid.methods.values() if method.name in there]
 
     @property
     def others(self) -> list[Method]:
@@ -65,7 +65,7 @@ class StudyTable:
     def variants(self) -> list[Variant]:
         """Variants with at least one run."""
         there = set(self.rows.variant)
-        return [variant for variant in self.grid.variant_list() if variant.name in there]
+        return [variant for variant in self.grid.variants.values() if variant.name in there]
 
     def values(
         self, method: str, metric: str, *, variant: str = MAIN, point: str = "steps", steps: int | None = None,
@@ -74,7 +74,7 @@ class StudyTable:
         """Values by seed; the start model, which is not trained, has its one value for every seed."""
         found = self._rows(method, metric, variant, point, steps, world, turn)
         values = {int(seed): float(value) for seed, value in zip(found.seed, found.value)}
-        if values and not self.grid.methods[method].get("stages"):
+        if values and not self.grid.methods[method].stages:
             return dict.fromkeys(range(self.grid.seeds), next(iter(values.values())))
         return values
 
@@ -83,7 +83,7 @@ class StudyTable:
         values = list(self.values(method, metric, **where).values())
         if not values:
             return None
-        trained = bool(self.grid.methods[method].get("stages"))
+        trained = bool(self.grid.methods[method].stages)
         series = pandas.Series(values)
         return Summary(float(series.mean()), float(series.std()) if trained and len(values) > 1 else None, len(values))
 
@@ -129,7 +129,7 @@ class StudyTable:
         place = {"variant": MAIN, "point": "steps", "steps": None, "world": "plain", "turn": "second", **where}
         found = self._rows(method, "mean_f1", *place.values())
         values = {int(seed): scenes for seed, scenes in zip(found.seed, found.per_scene)}
-        if values and not self.grid.methods[method].get("stages"):
+        if values and not self.grid.methods[method].stages:
             return dict.fromkeys(range(self.grid.seeds), next(iter(values.values())))
         return values
 
@@ -137,7 +137,7 @@ class StudyTable:
         self, method: str, metric: str, variant: str, point: str, steps: int | None, world: str, turn: str
     ) -> pandas.DataFrame:
         rows = self.rows
-        if not self.grid.methods[method].get("stages"):
+        if not self.grid.methods[method].stages:
             point = "steps"
         chosen = (
             (rows.method == method) & (rows.variant == variant) & (rows.metric == metric)

@@ -168,7 +168,7 @@ def _trained(
 
 
 def _trainer(cell: Cell, stage: Stage, model_path: str | None, recipes: Path, folder: str, steps: int) -> Any:
-    settings = {**stage.resolved(), **_QUIET, "seed": cell.seed, "output_dir": folder}
+    settings = {**stage.settings, **_QUIET, "seed": cell.seed, "output_dir": folder}
     settings["max_steps"] = steps * _LONGEST if cell.leader else steps
     if model_path is not None:
         settings["model_name_or_path"] = model_path
