@@ -13,7 +13,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZ
 TEST_ENV := HF_HUB_OFFLINE=1 $(ONE_THREAD) $(if $(NLTK_DATA_HERE),NLTK_DATA=$(NLTK_DATA_HERE))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart paper test quality bench constraints clean
+.PHONY: help venv quickstart study paper test quality bench constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 quickstart: $(STAMP) ## train a self-correcting captioner on small scenes, write its report (15 minutes on 2 cores at most)
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python recipes/quickstart.py --accelerate_config $(ACCELERATE_CONFIG) $(ARGS)
+
+study: $(STAMP) ## compare training methods over seeds -> docs/study.md (2 hours on 2 cores; ARGS=--quick: 15 minutes)
+	$(TEST_ENV) $(BIN)/python recipes/study.py $(ARGS)
 
 MODEL ?= qwen2_vl_7b
 define PAPER

@@ -5,7 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sc_captioner.trainer.objective import correction_advantages, token_kl, turn_masks
+from sc_captioner.trainer.objective import (
+    correction_advantages,
+    first_turn_advantages,
+    token_advantages,
+    token_kl,
+    turn_masks,
+    with_progress,
+)
 
 
 def test_turn_masks_split_at_the_instruction():
@@ -78,3 +85,33 @@ def test_a_skipped_sample_moves_nothing_and_leaves_the_others_baseline(rewards, 
     mean = sum(kept) / 2
     assert advantages.pop(skipped) == 0.0
     assert advantages == pytest.approx([r - mean for r in kept], abs=1e-6)
+
+
+def test_progress_is_paid_for_as_in_score():
+    second, first = torch.tensor([0.5, 0.25, 0.5]), torch.tensor([0.25, 0.5, float("nan")])
+    paid = with_progress(second, first, 10.0)
+    assert paid[:2].tolist() == [3.0, -2.25]  # 0.5 + 10 * 0.25 and 0.25 - 10 * 0.25
+    assert paid[2].isnan()  # no progress is known from a first caption that could not be scored
+    assert with_progress(second, first, 0.0).tolist() == [0.5, 0.25, 0.5]
+
+
+def test_first_captions_are_compared_within_their_prompt():
+    # Two prompts of four samples; every first caption has two corrections and counts once.
+    rewards = torch.tensor([0.25, 0.25, 0.75, 0.75, 0.5, 0.5, 0.5, 0.5])
+    advantages = first_turn_advantages(rewards, 4, 2, "group", "none")
+    assert advantages.tolist() == [-0.25, -0.25, 0.25, 0.25, 0.0, 0.0, 0.0, 0.0]
+    scaled = first_turn_advantages(rewards, 4, 2, "group", "group")
+    std = 0.25 * 2**0.5  # of 0.25 and 0.75, not of the four samples
+    assert scaled[:4].tolist() == pytest.approx([-0.25 / (std + 1e-4)] * 2 + [0.25 / (std + 1e-4)] * 2)
+    assert first_turn_advantages(rewards, 4, 2, "reinforce").tolist() == rewards.tolist()
+    unknown = torch.tensor([float("nan"), float("nan"), 0.75, 0.75])
+    assert first_turn_advantages(unknown, 4, 2, "group", "none").tolist() == [0.0] * 4
+
+
+def test_every_token_gets_the_advantage_of_its_turn():
+    first, second = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 4.0])
+    first_mask = torch.tensor([[1, 1, 0, 0, 0], [1, 0, 0, 0, 0]])
+    own = token_advantages(first, second, first_mask, "second")
+    assert own.tolist() == [[1.0, 1.0, 0.5, 0.5, 0.5], [-2.0, 4.0, 4.0, 4.0, 4.0]]
+    both = token_advantages(first, second, first_mask, "both")  # the first turn's return includes the second's
+    assert both.tolist() == [[1.5, 1.5, 0.5, 0.5, 0.5], [2.0, 4.0, 4.0, 4.0, 4.0]]

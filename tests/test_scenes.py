@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sc_captioner.data import build_scenes, caption_graph, caption_sentences, grammar_errors, scene_graph_of
+from sc_captioner.data import (
+    DatasetError,
+    build_scenes,
+    caption_graph,
+    caption_sentences,
+    grammar_errors,
+    load_caption_dataset,
+    scene_graph_of,
+)
 from sc_captioner.data.scene_captions import (
     COLORS,
     OPENERS,
@@ -26,6 +36,7 @@ from sc_captioner.data.scene_captions import (
 from sc_captioner.data.scene_errors import build_conversations, erroneous
 from sc_captioner.data.scenes import (
     BORDERS,
+    HELD_OUT,
     Scene,
     Thing,
     description_of,
@@ -136,6 +147,73 @@ def test_pictures_show_their_scene():
 def test_bad_settings_are_named(arguments):
     with pytest.raises(ValueError, match=r"num_samples|split"):
         build_scenes(*arguments)
+
+
+# --- Other worlds ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seed", "split", "digest"),
+    [(0, "train", "01386443b3784b87"), (100, "train", "d071b493e07b7fd2"), (90_000, "test", "f15f4696cf7e1c62")],
+)
+def test_plain_scenes_are_what_they_were_before_there_were_other_worlds(seed, split, digest):
+    found = hashlib.sha256()
+    for row in build_scenes(40, seed, split):
+        found.update(json.dumps([row["reference"], row["scene"], row["questions"]]).encode())
+        found.update(row["image"].tobytes())
+    assert found.hexdigest()[:16] == digest
+
+
+def test_six_combinations_are_held_out_each_shape_and_colour_once():
+    assert HELD_OUT["heart"] == "purple" and HELD_OUT["star"] == "black"
+    assert set(HELD_OUT) == set(SHAPES) and set(HELD_OUT.values()) == set(COLORS)
+    combinations = {
+        (thing.shape, thing.color) for scene in sampled_scenes(600, 1, world="seen") for thing in scene.things
+    }
+    # All 36 but the held-out ones.
+    assert combinations == {(s, c) for s in SHAPES for c in COLORS if HELD_OUT[s] != c}
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10**6), st.sampled_from(["train", "test"]))
+def test_hard_scenes(seed, split):
+    for scene in sampled_scenes(4, seed, split, "hard"):
+        assert len(scene.things) in (5, 6) and scene.split == split
+        assert len({thing.shape for thing in scene.things}) == len(scene.things)
+        assert any(HELD_OUT[thing.shape] == thing.color for thing in scene.things)
+        assert len(scene_graph_of(scene).relations) == len(scene.things) - 1
+        assert Scene.from_json(scene.to_json()) == scene and 3 <= len(scene.marks) <= 6
+        caption = caption_of(description_of(scene), random.Random(seed))
+        assert is_grammatical(caption) and _content(caption_graph(caption)) == _content(scene_graph_of(scene))
+        pixels = np.asarray(drawn(scene))
+        for edge in (pixels[0], pixels[83], pixels[:, 0], pixels[:, 83]):
+            assert (edge == BORDERS[scene.border]).all()  # nothing is drawn over it
+
+
+def test_things_of_hard_scenes_reach_into_neighbouring_cells_and_marks_show():
+    reaching = 0
+    for scene in sampled_scenes(80, 5, world="hard"):
+        pixels = np.asarray(drawn(scene)).astype(int)
+        reaching += any(
+            abs(shift) + {"small": 6, "big": 11}[thing.size] > 14
+            for thing, shifts in zip(scene.things, scene.shifts)
+            for shift in shifts
+        )
+        bare = np.asarray(drawn(replace(scene, marks=()))).astype(int)
+        changed = np.abs(pixels - bare).sum(-1) > 0
+        assert changed.any() and changed.sum() <= 8 * len(scene.marks)
+    assert reaching > 40
+
+
+def test_worlds_are_asked_for_by_name():
+    hard = load_caption_dataset("scenes", split="test", config="hard", num_samples=6, seed=2)
+    assert hard["scene"] == build_scenes(6, 2, "test", "hard")["scene"]
+    assert hard.column_names == build_scenes(1).column_names
+    assert hard["scene"] != load_caption_dataset("scenes", split="test", config="seen", num_samples=6, seed=2)["scene"]
+    with pytest.raises(DatasetError, match="no world 'soft'; choose one of plain, seen, hard"):
+        load_caption_dataset("scenes", config="soft", num_samples=6)
+    firsts = build_conversations(40, 2, world="seen", two_turn=1.0)
+    assert firsts["reference"] != build_conversations(40, 2, two_turn=1.0)["reference"]
 
 
 # --- Captions and graphs ---------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ from sc_captioner.trainer.sc_trainer import TRL_PRIVATE_API
 
 
 SHORT = {"max_new_tokens": 48, "instruction": "Review the caption."}
+TRAINER_OPTIONS = ("peft_config", "eval_dataset", "first_turn_reward_funcs")
+TURNS = ("first", "second")
 SCENES_SFT = Path(__file__).parents[1] / "src" / "sc_captioner" / "assets" / "scenes_sft"
 
 
@@ -46,7 +48,7 @@ def saved(build, folder):
 
 
 def trainer_for(tmp_path, captions, build=tiny_qwen2_vl, reward=longer_second_caption, **changes):
-    trainer_options = {key: changes.pop(key) for key in ("peft_config", "eval_dataset") if key in changes}
+    trainer_options = {key: changes.pop(key) for key in TRAINER_OPTIONS if key in changes}
     values = {
         "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "num_generations": 4,
         "num_corrections": 2, "max_completion_length": 12, "temperature": 1.0, "instruction": "Please review.",
@@ -115,6 +117,121 @@ def test_gradient_is_that_of_the_objective(tmp_path, captions, policy_turns, adv
             assert torch.allclose(parameter.grad, expected[name], rtol=1e-3, atol=1e-6), name
             compared += 1
     assert compared > 20
+
+
+def length_of_first(first_caption, **columns):
+    return [len(first) / 40 for first in first_caption]
+
+
+def length_of_second(second_caption, **columns):
+    return [len(second) / 40 for second in second_caption]
+
+
+@pytest.mark.parametrize("policy_turns", ["second", "both"])
+def test_gradient_with_rewards_of_both_turns(tmp_path, captions, policy_turns):
+    """SCoRe's stage II where both turns act; expected values from the captions' lengths, worked out here."""
+    trainer = trainer_for(
+        tmp_path, captions, gradient_accumulation_steps=1, freeze_vision_tower=False, policy_turns=policy_turns,
+        reward=length_of_second, first_turn_reward_funcs=length_of_first, first_turn_weight=0.5, progress_weight=2.0,
+        num_corrections=2, scale_rewards="none", log_completions=True,
+    )  # fmt: skip
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    inputs = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    trainer.compute_loss(trainer.model, inputs).backward()
+
+    firsts, seconds = ([len(text) / 40 for text in trainer._logs["extra"][f"{turn}_caption"]] for turn in TURNS)
+    order = matched_rows(trainer, inputs)
+    of_second = np.array([second + 2.0 * (second - first) for first, second in zip(firsts, seconds)])
+    baselines = of_second.reshape(2, 2).mean(axis=1).repeat(2)
+    second_advantages = (of_second - baselines)[order]
+    first_advantages = 0.5 * (np.array(firsts) - np.mean(firsts))[order]
+    policy, _ = tiny_qwen2_vl()
+    policy.load_state_dict(trainer.model.state_dict())
+    losses = []
+    for i in range(4):
+        row = {key: value[i] for key, value in inputs.items() if key.endswith(("_ids", "_mask"))}
+        logps, first, second = token_logps(policy, row, inputs, i)
+        on_first = first_advantages[i] + (second_advantages[i] if policy_turns == "both" else 0.0)
+        total = on_first * logps[first].sum() + second_advantages[i] * logps[second].sum()
+        losses.append(-total / (len(first) + len(second)))
+    torch.stack(losses).mean().backward()
+    expected = {name: parameter.grad for name, parameter in policy.named_parameters()}
+    compared = 0
+    for name, parameter in trainer.model.named_parameters():
+        if expected[name] is not None and expected[name].abs().max() > 1e-5:
+            assert torch.allclose(parameter.grad, expected[name], rtol=1e-3, atol=1e-6), name
+            compared += 1
+    assert compared > 20
+    assert trainer._metrics["train"]["first_turn/reward"] == pytest.approx([np.mean(firsts)])
+    assert trainer._metrics["train"]["reward"] == pytest.approx([np.mean(seconds)])
+
+
+def matched_rows(trainer, inputs):
+    """TRL shuffles a generation batch; where each of its rows stands in the log, by its second caption's tokens."""
+    decode, log = trainer.processing_class.tokenizer.decode, trainer._logs["extra"]
+    said = list(zip(log["first_caption"], log["second_caption"]))
+    order = []
+    for ids, mask, policy in zip(inputs["completion_ids"], inputs["completion_mask"], inputs["tool_mask"]):
+        ids, policy = ids[mask.bool()], policy[mask.bool()].tolist()
+        split = policy.index(0)
+        rest = [token for token, acted in zip(ids[split:], policy[split:]) if acted]
+        pair = tuple(decode(part, skip_special_tokens=True).strip() for part in (ids[:split], rest))
+        order.append(next(i for i, other in enumerate(said) if other == pair and i not in order))
+    return order
+
+
+def test_references_stand_among_the_corrections(tmp_path, captions):
+    seen = []
+
+    def reward(first_caption, second_caption, reference, **columns):
+        seen.extend(zip(first_caption, second_caption, reference))
+        return [float(second == said) for second, said in zip(second_caption, reference)]
+
+    references = [f"A small red circle {i}." for i in range(8)]
+    captions = captions.remove_columns("reference").add_column("reference", references)
+    trainer = trainer_for(
+        tmp_path, captions, reward=reward, num_corrections=4, reference_corrections=1, max_completion_length=48,
+        max_steps=1, eval_dataset=captions.select(range(4)), per_device_eval_batch_size=4,
+    )  # fmt: skip
+    trainer.train()
+    for start in range(0, 8, 4):
+        group = seen[start : start + 4]
+        assert len({first for first, _, _ in group}) == len({said for _, _, said in group}) == 1
+        assert [second == said for _, second, said in group] == [False, False, False, True]
+    log = next(row for row in trainer.state.log_history if "reward" in row)
+    assert (log["reward"], log["second_turn/sampled_reward"]) == (0.25, 0.0)
+    assert log["second_turn/kl"] == pytest.approx(0.0, abs=1e-6)
+    seen.clear()
+    trainer.evaluate()
+    assert seen and all(second != said for _, second, said in seen)  # where it is tested it speaks for itself
+
+
+def test_the_gradient_goes_towards_the_reference(tmp_path, captions):
+    """With no other difference of reward the reference alone becomes more likely, without being sampled ever."""
+
+    def is_reference(second_caption, reference, **columns):
+        return [float(second == said) for second, said in zip(second_caption, reference)]
+
+    trainer = trainer_for(
+        tmp_path, captions, reward=is_reference, num_corrections=4, reference_corrections=1, max_completion_length=48,
+        max_steps=8, learning_rate=3e-3, beta=0.0, second_turn_beta=0.0, gradient_accumulation_steps=1,
+    )  # fmt: skip
+    before = loss_of_reference(trainer)
+    trainer.train()
+    assert loss_of_reference(trainer) < before - 0.5
+
+
+def loss_of_reference(trainer):
+    """Of a reference as a plain text: what a language model learns first of it."""
+    ids = torch.tensor([trainer.processing_class.tokenizer("A small red circle.")["input_ids"]])
+    with torch.no_grad():
+        return trainer.model(input_ids=ids, labels=ids).loss.item()
+
+
+def test_rewards_of_the_first_turn_are_asked_for(tmp_path, captions):
+    with pytest.raises(ValueError, match="progress_weight=1.0 needs a reward of the first caption: pass first_turn"):
+        trainer_for(tmp_path, captions, progress_weight=1.0)
 
 
 def token_logps(model, row, inputs, i):
@@ -239,6 +356,12 @@ def test_completions_table_shows_both_captions(tmp_path, captions):
         ({"advantage": "none"}, "choose one of group, reinforce"),
         ({"beta": 0.0}, "second_turn_beta=0.01 needs the reference model"),
         ({"instruction": " "}, "instruction is empty"),
+        ({"reference_corrections": 2}, "reference_corrections=2 must leave a correction to sample"),
+        ({"first_turn_weight": -1.0}, "first_turn_weight=-1.0 must not be negative"),
+        (
+            {"first_turn_weight": 0.5, "num_corrections": 4},
+            "num_corrections=4 leaves only one; set num_corrections to a smaller divisor of num_generations=4",
+        ),
         ({"use_bias_correction_kl": True}, "set it to False"),
         (
             {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_generations": 8,

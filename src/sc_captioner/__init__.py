@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .captioner import SelfCorrectingCaptioner
-    from .rewards import CorrectionReward
+    from .rewards import CaptionReward, CorrectionReward
     from .scene_graph import SceneGraph
     from .trainer import SCConfig, SCTrainer
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "CaptionReward": ".rewards",
     "CorrectionReward": ".rewards",
     "SCConfig": ".trainer",
     "SCTrainer": ".trainer",
@@ -22,7 +23,7 @@ _EXPORTS = {
     "SelfCorrectingCaptioner": ".captioner",
 }
 
-__all__ = ["CorrectionReward", "SCConfig", "SCTrainer", "SceneGraph", "SelfCorrectingCaptioner"]
+__all__ = ["CaptionReward", "CorrectionReward", "SCConfig", "SCTrainer", "SceneGraph", "SelfCorrectingCaptioner"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from trl import ModelConfig
 
-    from .rewards import CorrectionReward
+    from .rewards import CaptionReward, CorrectionReward
     from .scene_graph import SceneGraphParser
 
 
@@ -45,7 +45,9 @@ class DatasetArguments:
         default="scenes", metadata={"help": "'scenes' (embedded), a file, a folder, or the id of a Hub dataset."}
     )
     dataset_split: str = field(default="train", metadata={"help": "Split of the dataset."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of a Hub dataset, or world of 'scenes': plain, seen, hard."}
+    )
     dataset_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub dataset."})
     dataset_seed: int = field(default=0, metadata={"help": "Seed of 'scenes'."})
     num_samples: int | None = field(default=None, metadata={"help": "Rows to take; needed for 'scenes'."})
@@ -122,6 +124,19 @@ class ScoringArguments:
         except (TypeError, ValueError, OSError) as error:
             raise SettingError(f"the parser cannot be built: {error}") from error
 
+    def caption_reward(self, turn: Literal["first", "second"]) -> CaptionReward:
+        """CAPTURE F1 of one turn's caption as a reward.
+
+        Raises:
+            SettingError: If parser, encoder or lexicon cannot be had.
+        """
+        from .rewards import CaptionReward
+
+        try:
+            return CaptionReward(turn, self.loaded_parser(), self.encoder, self.lexicon)
+        except (ValueError, OSError) as error:
+            raise SettingError(f"the reward cannot be built: {error}") from error
+
 
 @dataclass
 class RewardArguments(ScoringArguments):
@@ -129,12 +144,16 @@ class RewardArguments(ScoringArguments):
     The reward of a correction, beside the scoring settings.
 
     Args:
-        preset (`str`): `paper` or `released` (method page, sections 5 and 4).
+        preset (`str`): `paper` or `released` (method page, sections 5 and 4): rewards of what was changed; `capture`:
+            CAPTURE F1 of the second caption, as SCoRe would have it.
         parts (`list[str]`, *optional*): Parts of the `paper` preset to use; default: all.
         weights (`dict[str, float]`, *optional*): Weights of the `paper` preset that differ from [`PaperWeights`].
     """
 
-    preset: Literal["paper", "released"] = field(default="paper", metadata={"help": "Form of the reward."})
+    preset: Literal["paper", "released", "capture"] = field(
+        default="paper",
+        metadata={"help": "Form of the reward: of what was changed, or CAPTURE F1 of the second caption."},
+    )
     parts: list[str] | None = field(
         default=None, metadata={"help": "Parts of the paper preset to use, as in 'objects attributes'; default: all."}
     )
@@ -144,7 +163,7 @@ class RewardArguments(ScoringArguments):
     )
 
     def reward(self) -> CorrectionReward:
-        """The reward function with its parser and encoder loaded.
+        """The reward of a correction with its parser and encoder loaded.
 
         Raises:
             SettingError: If preset, parts, weights, parser, encoder or lexicon cannot be had.
@@ -153,7 +172,7 @@ class RewardArguments(ScoringArguments):
 
         try:
             return CorrectionReward(
-                preset=self.preset,
+                preset=self.preset,  # type: ignore[arg-type]  # 'capture' is none of a correction, and it says so
                 parser=self.loaded_parser(),
                 encoder=self.encoder,
                 lexicon=self.lexicon,
@@ -162,6 +181,23 @@ class RewardArguments(ScoringArguments):
             )
         except (ValueError, OSError) as error:
             raise SettingError(f"the reward cannot be built: {error}") from error
+
+    def rewards_by_turn(self) -> tuple[CaptionReward, CorrectionReward | CaptionReward]:
+        """The reward of a first caption by itself, and that of the second turn; they share parser and encoder.
+
+        Raises:
+            SettingError: As in `reward`, and if parts or weights are given to the preset `capture`.
+        """
+        from .rewards import CaptionReward
+
+        second: CorrectionReward | CaptionReward
+        if self.preset != "capture":
+            second = self.reward()
+        elif self.parts is not None or self.weights is not None:
+            raise SettingError("parts and weights belong to preset 'paper'; leave them out with preset 'capture'.")
+        else:
+            second = self.caption_reward("second")
+        return CaptionReward("first", second.parser, second.encoder, second.lexicon), second
 
 
 @dataclass
@@ -194,6 +230,17 @@ class ProcessorArguments:
         # The revision is that of the adapter, not of its base model.
         own_revision = revision if source == name else None
         return load_processor(source, revision=own_revision, trust_remote_code=trust_remote_code, **(own or {}))
+
+
+@dataclass
+class TuningArguments:
+    """Which weights are trained.
+
+    Args:
+        freeze_vision_tower (`bool`): Train the language model alone.
+    """
+
+    freeze_vision_tower: bool = field(default=False, metadata={"help": "Train the language model alone."})
 
 
 @dataclass

@@ -49,7 +49,8 @@ def load_caption_dataset(
             `"scenes"` (the embedded world), a file (JSON, JSON lines, Parquet, Arrow, CSV, TSV), a folder (of such
             files, of `Dataset.save_to_disk`, or of images with `metadata.jsonl`), or the id of a dataset on the Hub.
         split (`str`): Split; a single file is its own split and ignores it.
-        config (`str`, *optional*): Configuration of a Hub dataset.
+        config (`str`, *optional*): Configuration of a Hub dataset; world of `"scenes"`: `"plain"` (default), `"seen"`
+            or `"hard"`, see [`~sc_captioner.data.scenes.build_scenes`].
         revision (`str`, *optional*): Revision of a Hub dataset.
         num_samples (`int`, *optional*): Rows to take from the start; for `"scenes"` the number of scenes, and needed.
         seed (`int`): Seed of `"scenes"`; others keep their order.
@@ -88,7 +89,7 @@ def open_source(
     import datasets
 
     if name == "scenes":
-        return _scenes(num_samples, seed, split, streaming)
+        return _scenes(num_samples, seed, split, config, streaming)
     path = Path(name).expanduser()
     if not path.exists() and (path.suffix in _READERS or name.startswith(("/", ".", "~"))):
         raise DatasetError(f"dataset {name!r} does not exist; check the path (it counts from {Path.cwd()}).")
@@ -117,13 +118,14 @@ def open_source(
         raise DatasetError(f"dataset {name!r}, split {split!r}, cannot be read ({reason}); {remedy}.") from error
 
 
-def _scenes(num_samples: int | None, seed: int, split: str, streaming: bool) -> Any:
+def _scenes(num_samples: int | None, seed: int, split: str, world: str | None, streaming: bool) -> Any:
     from .scenes import build_scenes
 
     if num_samples is None:
         raise DatasetError("dataset 'scenes' is made to any size; set num_samples.")
     try:
-        return _streamed(build_scenes(num_samples, seed, split=split), streaming)
+        scenes = build_scenes(num_samples, seed, split, world or "plain")  # type: ignore[arg-type]
+        return _streamed(scenes, streaming)
     except ValueError as error:
         raise DatasetError(f"dataset 'scenes' cannot be built: {error}") from error
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .scene_captions import Description, Mention, caption_of
-from .scenes import CAPTION_PROMPT, INVERSE, description_of, picture_bytes, sampled_scenes
+from .scenes import CAPTION_PROMPT, INVERSE, World, description_of, picture_bytes, sampled_scenes
 
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def build_conversations(
     two_turn: float = 0.35,
     errors: bool = False,
     corrected: float = 0.2,
+    world: World = "plain",
 ) -> Dataset:
     """Scenes with what a captioner is to say of them, for supervised fine-tuning.
 
@@ -80,6 +81,7 @@ def build_conversations(
         errors (`bool`, defaults to `False`): Whether captions have a captioner's bad habits.
         corrected (`float`, defaults to `0.2`):
             Share of second captions that are free of errors; of the others half repeat what the first one says.
+        world (`str`, defaults to `"plain"`): As in [`build_scenes`].
 
     Returns:
         `datasets.Dataset` with the columns `image`, `prompt`, `first_caption` (`str`, empty in rows of one turn) and
@@ -95,7 +97,7 @@ def build_conversations(
             raise ValueError(f"{name} is a share between 0 and 1, not {share}.")
     rng = random.Random(f"conversations-{split}-{seed}")
     rows = []
-    for scene in sampled_scenes(num_samples, seed, split):
+    for scene in sampled_scenes(num_samples, seed, split, world):
         truth = description_of(scene)
         first = erroneous(truth, rng) if errors else truth
         second = first

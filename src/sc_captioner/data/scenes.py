@@ -11,6 +11,11 @@ above the other.
 
 Scenes of `split="train"` and `split="test"` never coincide, whatever the seeds: a scene belongs to the test split
 where a hash of its things (shape, colour, size, cell) says so, which is true of one scene in eight.
+
+Beside these `plain` scenes there are two other worlds, to test what a captioner makes of what it was not trained on.
+`seen` scenes are plain ones without the `HELD_OUT` combinations of shape and colour. `hard` scenes hold five or six
+things, so four or five relations, at least one of them of a held-out combination; things reach into neighbouring
+cells, and small gray marks lie about that no reference names.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..scene_graph.graph import SceneGraph
 from .scene_captions import COLORS, PLACES, SHAPES, SIZES, Description, Mention, caption_of
@@ -60,6 +65,11 @@ _FORMS = {
     "star": "pointed",
     "triangle": "angular",
 }
+World = Literal["plain", "seen", "hard"]
+# One combination of every shape and of every colour: a captioner sees each of them, but not together. Not the black
+# circle, which erring captioners imagine (scene_errors.py).
+HELD_OUT = dict(zip(SHAPES, (*COLORS[2:], *COLORS[:2])))
+_MARK = (150, 150, 150)
 INVERSE = {"to left of": "to right of", "to right of": "to left of", "above": "below", "below": "above"}
 _QUESTIONS_PER_SCENE = 5
 
@@ -80,16 +90,18 @@ class Scene:
     """The ground truth of a picture.
 
     Args:
-        things (`tuple[Thing, ...]`): Two to four things in reading order (rows from the top, each from the left).
+        things (`tuple[Thing, ...]`): Two to six things in reading order (rows from the top, each from the left).
         border (`str`): Colour of the border, a key of `BORDERS`.
         shade (`int`): Grey level of the ground, 225 to 250.
         shifts (`tuple[tuple[int, int], ...]`): Per thing, pixels it lies right of and below the middle of its cell.
+        marks (`tuple[tuple[int, int], ...]`): Left and upper pixels of the marks that no caption names.
     """
 
     things: tuple[Thing, ...]
     border: str
     shade: int
     shifts: tuple[tuple[int, int], ...]
+    marks: tuple[tuple[int, int], ...] = ()
 
     @property
     def split(self) -> str:
@@ -99,23 +111,28 @@ class Scene:
 
     def to_json(self) -> str:
         """The scene as JSON; `from_json` reads it back."""
-        return json.dumps(asdict(self))
+        told = asdict(self)
+        if not self.marks:
+            del told["marks"]
+        return json.dumps(told)
 
     @classmethod
     def from_json(cls, text: str) -> Scene:
         """The inverse of `to_json`."""
         scene = json.loads(text)
         things = tuple(Thing(**thing) for thing in scene["things"])
-        return cls(things, scene["border"], scene["shade"], tuple((x, y) for x, y in scene["shifts"]))
+        shifts, marks = (tuple((x, y) for x, y in scene.get(name, ())) for name in ("shifts", "marks"))
+        return cls(things, scene["border"], scene["shade"], shifts, marks)
 
 
-def build_scenes(num_samples: int, seed: int = 0, split: str = "train") -> Dataset:
+def build_scenes(num_samples: int, seed: int = 0, split: str = "train", world: World = "plain") -> Dataset:
     """A dataset of `num_samples` different scenes with reference captions.
 
     Args:
         num_samples (`int`): Number of rows, at least 1.
         seed (`int`): Equal seeds give equal datasets.
         split (`str`): `"train"` or `"test"`; no scene is ever in both.
+        world (`str`): `"plain"`, `"seen"` or `"hard"`, see above.
 
     Returns:
         `datasets.Dataset` with the columns `image` (PIL, 84 x 84 RGB), `prompt` (`str`, `CAPTION_PROMPT`), `reference`
@@ -125,13 +142,13 @@ def build_scenes(num_samples: int, seed: int = 0, split: str = "train") -> Datas
         (`str`, see `Scene.to_json`).
 
     Raises:
-        ValueError: If `num_samples` is below 1 or `split` unknown.
+        ValueError: If `num_samples` is below 1, `split` or `world` unknown.
     """
     import datasets
 
     rng = random.Random(f"captions-{split}-{seed}")
     rows = []
-    for scene in sampled_scenes(num_samples, seed, split):
+    for scene in sampled_scenes(num_samples, seed, split, world):
         rows.append(
             {
                 "image": {"bytes": picture_bytes(scene), "path": None},
@@ -158,21 +175,25 @@ def build_scenes(num_samples: int, seed: int = 0, split: str = "train") -> Datas
     return datasets.Dataset.from_list(rows, features=features)
 
 
-def sampled_scenes(num_samples: int, seed: int, split: str = "train") -> Iterator[Scene]:
+def sampled_scenes(num_samples: int, seed: int, split: str = "train", world: World = "plain") -> Iterator[Scene]:
     """`num_samples` different scenes of a split.
 
     Raises:
-        ValueError: If `num_samples` is below 1 or `split` is neither `"train"` nor `"test"`.
+        ValueError: If `num_samples` is below 1, `split` is neither `"train"` nor `"test"`, or `world` is unknown.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, not {num_samples}.")
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', not {split!r}.")
-    rng = random.Random(f"scenes-{split}-{seed}")
+    if world not in get_args(World):
+        raise ValueError(f"the scenes have no world {world!r}; choose one of {', '.join(get_args(World))}.")
+    rng = random.Random(f"scenes-{split}-{seed}" if world == "plain" else f"scenes-{world}-{split}-{seed}")
     seen: set[tuple[Thing, ...]] = set()
     while len(seen) < num_samples:
-        scene = _sampled_scene(rng)
-        if scene.split == split and scene.things not in seen:
+        scene = _sampled_hard_scene(rng) if world == "hard" else _sampled_scene(rng)
+        held_out = any(HELD_OUT[thing.shape] == thing.color for thing in scene.things)
+        fits = world == "plain" or held_out == (world == "hard")
+        if fits and scene.split == split and scene.things not in seen:
             seen.add(scene.things)
             yield scene
 
@@ -233,6 +254,8 @@ def drawn(scene: Scene) -> Image.Image:
     side = CELL * GRID
     picture = Image.new("RGB", (side, side), BORDERS[scene.border])
     picture.paste((scene.shade,) * 3, (2, 2, side - 2, side - 2))
+    for left, top in scene.marks:
+        picture.paste(_MARK, (left, top, left + 4, top + 2))
     for thing, (right, down) in zip(scene.things, scene.shifts):
         corner = (thing.column * CELL + right, thing.row * CELL + down)
         picture.paste(_RGB[thing.color], corner, _mask(thing.shape, thing.size))
@@ -247,15 +270,35 @@ def picture_bytes(scene: Scene) -> bytes:
 
 
 def _sampled_scene(rng: random.Random) -> Scene:
-    count = rng.choices((2, 3, 4), (0.25, 0.45, 0.3))[0]
-    cells = sorted(rng.sample(range(GRID * GRID), count))
-    shapes = rng.sample(SHAPES, count)
-    things = tuple(
-        Thing(shape, rng.choice(COLORS), rng.choice(SIZES), *divmod(cell, GRID)) for shape, cell in zip(shapes, cells)
-    )
+    things = _sampled_things(rng, rng.choices((2, 3, 4), (0.25, 0.45, 0.3))[0])
     reach = {"small": 3, "big": 1}  # keeps a thing inside its cell and off the border
     shifts = tuple((rng.randint(-r, r), rng.randint(-r, r)) for r in (reach[thing.size] for thing in things))
     return Scene(things, rng.choice(sorted(BORDERS)), rng.randint(225, 250), shifts)
+
+
+def _sampled_hard_scene(rng: random.Random) -> Scene:
+    things = _sampled_things(rng, rng.choice((5, 6)))
+    reach = {"small": 9, "big": 5}  # up to one and two pixels of a thing lie in the next cell
+
+    def shift(place: int, reach: int, size: str) -> int:
+        # At the sides of the picture it stays off the border.
+        inside = (CELL - _DIAMETER[size]) // 2 - 2
+        return rng.randint(
+            -min(reach, inside) if place == 0 else -reach, min(reach, inside) if place == GRID - 1 else reach
+        )
+
+    shifts = tuple((shift(t.column, reach[t.size], t.size), shift(t.row, reach[t.size], t.size)) for t in things)
+    side = CELL * GRID
+    marks = tuple((rng.randint(3, side - 7), rng.randint(3, side - 7)) for _ in range(rng.randint(3, 6)))
+    return Scene(things, rng.choice(sorted(BORDERS)), rng.randint(225, 250), shifts, marks)
+
+
+def _sampled_things(rng: random.Random, count: int) -> tuple[Thing, ...]:
+    cells = sorted(rng.sample(range(GRID * GRID), count))
+    shapes = rng.sample(SHAPES, count)
+    return tuple(
+        Thing(shape, rng.choice(COLORS), rng.choice(SIZES), *divmod(cell, GRID)) for shape, cell in zip(shapes, cells)
+    )
 
 
 def _annotated_attributes(scene: Scene) -> list[dict[str, Any]]:

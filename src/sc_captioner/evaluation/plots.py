@@ -22,7 +22,7 @@ def plot_scores(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         path (`Path`): PNG file to write.
     """
     names = [name for name in TITLES if any(name in summary for summary in results.values())]
-    figure, axes = _figure(0.9 * len(names) + 2, 5)
+    figure, (axes,) = blank_figure(0.9 * len(names) + 2, 5)
     width = 0.8 / len(results)
     for i, (label, summary) in enumerate(results.items()):
         places = [x + (i - (len(results) - 1) / 2) * width for x in range(len(names))]
@@ -43,7 +43,7 @@ def plot_changes(correction: Mapping[str, Any], path: Path) -> None:
         path (`Path`): PNG file to write.
     """
     places = [f"{kind}_{change}" for kind in KINDS for change in ("added", "removed")]
-    figure, axes = _figure(8, 4)
+    figure, (axes,) = blank_figure(8, 4)
     below = [0.0] * len(places)
     for verdict, colour in (("right", "tab:green"), ("unclear", "lightgray"), ("wrong", "tab:red")):
         values = [correction[f"{place}_{verdict}"] for place in places]
@@ -65,7 +65,7 @@ def plot_comparison(comparison: Comparison, path: Path, turn: str) -> None:
     """
     found = {name: runs for (t, name), runs in comparison.differences.items() if t == turn and name in TITLES}
     baseline, *others = comparison.runs
-    figure, axes = _figure(8, 0.3 * len(found) * max(len(others), 1) + 1.5)
+    figure, (axes,) = blank_figure(8, 0.3 * len(found) * max(len(others), 1) + 1.5)
     for i, run in enumerate(others):
         rows = [(y, runs[run]) for y, runs in enumerate(found.values()) if run in runs]
         heights = [y + (i - (len(others) - 1) / 2) * 0.2 for y, _ in rows]
@@ -84,11 +84,12 @@ def plot_comparison(comparison: Comparison, path: Path, turn: str) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def blank_figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
+    """A figure of `columns` panels side by side, and the panels; sizes in inches."""
     # Without pyplot: no display is looked for, and no state is shared.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return figure, [figure.add_subplot(1, columns, column + 1) for column in range(columns)]

@@ -49,7 +49,7 @@ def score_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     if any("refined_skipped" in summary for summary in results.values()):
         rows.append(["refined: without attributes", *(_count(s, "refined_skipped") for s in results.values())])
     rows.append(["n", *(str(summary["n"]) for summary in results.values())])
-    return _markdown(rows)
+    return markdown_table(rows)
 
 
 def difference_table(differences: Mapping[str, Mapping[str, float]]) -> str:
@@ -60,7 +60,7 @@ def difference_table(differences: Mapping[str, Mapping[str, float]]) -> str:
             found = differences[name]
             bounds = f"[{found['low']:+.3f}, {found['high']:+.3f}]"
             rows.append([title, f"{found['mean']:+.3f}", bounds, _p_value(found["p_value"])])
-    return _markdown(rows)
+    return markdown_table(rows)
 
 
 def result_tables(results: Mapping[str, Any]) -> str:
@@ -93,7 +93,7 @@ def comparison_table(comparison: Comparison) -> str:
             cells += [_mean(means, run), told]
         rows.append([turn, TITLES[name], *cells])
     rows.append(["", "n", *(str(comparison.n), *(text for _ in others for text in (str(comparison.n), "")))])
-    return _markdown(rows, texts=2)
+    return markdown_table(rows, texts=2)
 
 
 def _mean(means: Mapping[str, float], run: str) -> str:
@@ -109,7 +109,7 @@ def _p_value(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
-def _markdown(rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+def markdown_table(rows: Sequence[Sequence[str]], texts: int = 1) -> str:
     """Rows, the first of them the head, with columns of even width; the first `texts` columns are left-aligned."""
     rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]

@@ -1,7 +1,8 @@
-"""Rewards for corrected captions: from scene graphs to numbers."""
+"""Rewards for captions and their corrections: from scene graphs to numbers."""
 
+from .caption import CaptionReward
 from .correction import CorrectionReward, Explanation
 from .paper import PaperWeights
 
 
-__all__ = ["CorrectionReward", "Explanation", "PaperWeights"]
+__all__ = ["CaptionReward", "CorrectionReward", "Explanation", "PaperWeights"]

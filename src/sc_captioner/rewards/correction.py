@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from ..scene_graph.encoder import PhraseEncoder, load_encoder
+from ..scene_graph.encoder import PhraseEncoder
 from ..scene_graph.graph import Revision, SceneGraph
-from ..scene_graph.lexicon import Lexicon, LexiconName, load_lexicon
-from ..scene_graph.parser import SceneGraphParser, load_parser, parse_captions
+from ..scene_graph.lexicon import Lexicon, LexiconName
+from ..scene_graph.parser import SceneGraphParser
+from .graph_reward import GraphReward
 from .paper import PARTS, Judgement, PaperJudge, PaperWeights
 from .released import ReleasedJudge
 from .revision import CaptionTriple
@@ -21,7 +20,7 @@ from .revision import CaptionTriple
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-logger = logging.getLogger(__name__)
+_CAPTIONS = ("first_caption", "second_caption", "reference")
 T = TypeVar("T")
 
 
@@ -59,7 +58,7 @@ class Explanation:
         return {"revision": self.revision.to_dict(), **{name: getattr(self, name) for name in told}}
 
 
-class CorrectionReward:
+class CorrectionReward(GraphReward):
     """Scores a corrected caption by what it added and removed, against a reference caption (arXiv 2508.06125).
 
     A reward function as TRL calls it: keyword lists in, `list[float | None]` out; other columns are ignored. All
@@ -98,10 +97,7 @@ class CorrectionReward:
         self.preset = preset
         self.parts = _known_parts(parts)
         self.weights = weights if isinstance(weights, PaperWeights) else _weights(weights or {})
-        self.lexicon = load_lexicon(lexicon)
-        self.parser = load_parser(parser)
-        self.encoder = load_encoder(encoder)
-        self.num_failed = 0
+        super().__init__(parser, encoder, lexicon)
         self.__name__ = "correction_reward"  # TRL logs a reward under its name
 
     def __repr__(self) -> str:
@@ -114,11 +110,7 @@ class CorrectionReward:
         if self.preset == "paper":
             changed = {k: v for k, v in asdict(self.weights).items() if v != asdict(PaperWeights())[k]}
             told |= {"parts": list(self.parts)} | ({"weights": changed} if changed else {})
-        for role in ("parser", "encoder", "lexicon"):
-            used: Any = getattr(self, role)
-            version = getattr(used, "version", None)
-            told[role] = f"{used.name} (version {version})" if version else used.name
-        return told
+        return told | super().settings
 
     def __call__(
         self,
@@ -159,9 +151,7 @@ class CorrectionReward:
         if len(set(sizes)) != 1:
             raise ValueError(f"first_caption, second_caption and reference differ in length: {sizes}.")
         outcomes = self._outcomes(list(zip(first_caption, second_caption, reference)))
-        failures = [(i, outcome) for i, outcome in enumerate(outcomes) if isinstance(outcome, Exception)]
-        if failures:
-            self._count_failures(failures, len(outcomes))
+        self._count_failures(outcomes, "corrections")
         return [None if isinstance(outcome, Exception) else outcome[1] for outcome in outcomes]
 
     def explain(self, first_caption: str, second_caption: str, reference: str) -> Explanation:
@@ -204,7 +194,7 @@ class CorrectionReward:
 
     def _judges(self, samples: list[tuple[str, str, str]]) -> list[ReleasedJudge | PaperJudge | Exception]:
         """A judge per sample, all it compares encoded, or the exception that keeps the sample from being scored."""
-        judges = [self._judge(sample, graphs) for sample, graphs in zip(samples, self._parse(samples))]
+        judges = [self._judge(sample, graphs) for sample, graphs in zip(samples, self._parse(samples, _CAPTIONS))]
         # One model call for the whole batch; the comparisons below only look vectors up.
         phrases = {phrase for judge in judges if not isinstance(judge, Exception) for phrase in judge.phrases()}
         self.encoder.encode(phrases)
@@ -226,41 +216,6 @@ class CorrectionReward:
             return PaperJudge(triple, self.lexicon, self.weights, self.parts)
         except Exception as error:
             return error
-
-    def _parse(self, samples: list[tuple[str, str, str]]) -> Iterable[list[SceneGraph] | Exception]:
-        """Graphs of the three captions of every sample, all parsed at once; sample by sample only where that fails."""
-        valid = {i: sample for i, sample in enumerate(samples) if all(isinstance(text, str) for text in sample)}
-        names = ("first_caption", "second_caption", "reference")
-        graphs: dict[int, list[SceneGraph] | Exception] = {
-            i: TypeError(f"{name} is no string: {text!r:.80}")
-            for i, sample in enumerate(samples)
-            for name, text in zip(names, sample)
-            if not isinstance(text, str)
-        }
-        captions = list(dict.fromkeys(text for sample in valid.values() for text in sample))
-        try:
-            parsed = dict(zip(captions, parse_captions(self.parser, self.lexicon, captions)))
-            graphs.update((i, [parsed[text] for text in sample]) for i, sample in valid.items())
-        except Exception as error:
-            logger.info("The batch did not parse (%s); parsing sample by sample.", error)
-            for i, sample in valid.items():
-                try:
-                    graphs[i] = parse_captions(self.parser, self.lexicon, sample)
-                except Exception as error:
-                    graphs[i] = error
-        return [graphs[i] for i in range(len(samples))]
-
-    def _count_failures(self, failures: list[tuple[int, Exception]], size: int) -> None:
-        index, error = failures[0]
-        message = (
-            f"{len(failures)} of {size} corrections could not be scored and get no reward; the first is sample "
-            f"{index} ({type(error).__name__}: {error}). reward.num_failed counts them."
-        )
-        if self.num_failed == 0:
-            warnings.warn(message, stacklevel=3)
-        else:
-            logger.info(message)
-        self.num_failed += len(failures)
 
 
 def _tried(function: Callable[[Any], T], judge: ReleasedJudge | PaperJudge | Exception) -> T | Exception:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .sc_config import Advantage, KLEstimator
+from .sc_config import Advantage, KLEstimator, PolicyTurns
 
 
 def turn_masks(completion_mask: torch.Tensor, policy_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,6 +37,16 @@ def token_kl(logps: torch.Tensor, ref_logps: torch.Tensor, estimator: KLEstimato
     return torch.exp(-log_ratio) - 1 + log_ratio
 
 
+def with_progress(second: torch.Tensor, first: torch.Tensor, weight: float) -> torch.Tensor:
+    """Reward of the second turn with SCoRe's bonus: `r(y2) + weight * (r(y2) - r(y1))`.
+
+    Args:
+        second, first (`torch.Tensor`): Shape `(N,)`, rewards of both captions; NaN where one is not known.
+        weight (`float`): SCoRe's alpha (arXiv 2409.12917, section 4.2).
+    """
+    return second + weight * (second - first) if weight else second
+
+
 def correction_advantages(
     rewards: torch.Tensor, group_size: int, kind: Advantage, scale: str = "group"
 ) -> torch.Tensor:
@@ -60,6 +70,43 @@ def correction_advantages(
     elif scale == "batch":
         centred = centred / (_nanstd(rewards - rewards.nanmean(), dim=0) + 1e-4)
     return centred.flatten().nan_to_num(nan=0.0)
+
+
+def first_turn_advantages(
+    rewards: torch.Tensor, group_size: int, num_corrections: int, kind: Advantage, scale: str = "group"
+) -> torch.Tensor:
+    """Advantage of every sample's first caption: against the other first captions of its prompt.
+
+    Args:
+        rewards (`torch.Tensor`): Shape `(N,)`, of the first captions; those that share one stand side by side.
+        group_size (`int`): Samples per prompt; divides `N`.
+        num_corrections (`int`): Samples that share a first caption, which counts once; divides `group_size`.
+        kind, scale (`str`): As in [`correction_advantages`].
+
+    Returns:
+        `torch.Tensor`: Shape `(N,)`.
+    """
+    captions = rewards[::num_corrections]
+    advantages = correction_advantages(captions, group_size // num_corrections, kind, scale)
+    return advantages.repeat_interleave(num_corrections)
+
+
+def token_advantages(
+    first: torch.Tensor, second: torch.Tensor, first_mask: torch.Tensor, policy_turns: PolicyTurns
+) -> torch.Tensor:
+    """Advantage of every token: the second caption's, and on first-turn tokens the first caption's.
+
+    Args:
+        first, second (`torch.Tensor`): Shape `(B,)`, advantages of the captions of each turn.
+        first_mask (`torch.Tensor`): Shape `(B, T)`, 1 on tokens of the first turn.
+        policy_turns (`str`): With `"both"` what the first caption made possible is put down to it as well: its tokens
+            get both advantages.
+
+    Returns:
+        `torch.Tensor`: Shape `(B, T)`.
+    """
+    first, second, first_mask = first.unsqueeze(1), second.unsqueeze(1), first_mask.bool()
+    return torch.where(first_mask, first + second if policy_turns == "both" else first, second)
 
 
 def _nanstd(centred: torch.Tensor, dim: int) -> torch.Tensor:

@@ -8,11 +8,23 @@ import torch
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
-from ..generation import Turns, generate_two_turns
+from ..generation import Turns, generate_two_turns, vision_token_ids
 
 
 if TYPE_CHECKING:
+    from trl import GRPOTrainer
+
     from .sc_trainer import SCTrainer
+
+
+def suppress_vision_tokens(trainer: GRPOTrainer) -> None:
+    """Keep the policy from sampling tokens that stand for images: the forward pass would look for their pixels."""
+    tokens = vision_token_ids(trainer.accelerator.unwrap_model(trainer.model).config)
+    if trainer.use_vllm:
+        bias = {"logit_bias": dict.fromkeys(tokens, -100.0)}
+        trainer.vllm_generation.generation_kwargs = {**bias, **trainer.vllm_generation.generation_kwargs}
+    else:
+        trainer.generation_config.suppress_tokens = tokens
 
 
 def two_turn_rollout(prompts: list[list[dict[str, Any]]], trainer: SCTrainer) -> dict[str, list | None]:
@@ -28,13 +40,15 @@ def two_turn_rollout(prompts: list[list[dict[str, Any]]], trainer: SCTrainer) ->
         without vLLM), `env_mask` (0 on the instruction), and for the reward functions `first_caption` and
         `second_caption`.
     """
-    repeats = trainer.corrections_per_caption
+    repeats, references = trainer.corrections_per_caption, trainer.references_per_caption
     prompt_ids, images, fields = trainer._tokenize_prompts(prompts[::repeats])
     logprobs: list[list[float]] | None = None
     if trainer.use_vllm:
-        turns, logprobs = _with_vllm(trainer, prompt_ids, images, fields, repeats)
+        turns, logprobs = _with_vllm(trainer, prompt_ids, images, fields, repeats - references)
     else:
-        turns = _with_transformers(trainer, prompt_ids, fields, repeats)
+        turns = _with_transformers(trainer, prompt_ids, fields, repeats - references)
+    if references:
+        turns, logprobs = _with_references(trainer, turns, logprobs, repeats)
 
     first, second = ([getattr(turn, name) for turn in turns] for name in ("first", "second"))
     decode = trainer.processing_class.batch_decode
@@ -86,7 +100,8 @@ def _with_vllm(
     # The engine takes token ids and caches prefixes itself, so the second turn is one more prompt that begins with
     # the first turn's tokens. TRL's server mode samples each group from its first prompt: hence the group sizes.
     group = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
-    first, first_logprobs = trainer._generate_single_turn(prompt_ids, images, fields, group // repeats)
+    captions = group // trainer.corrections_per_caption
+    first, first_logprobs = trainer._generate_single_turn(prompt_ids, images, fields, captions)
     bridges = [trainer.bridge.after(ids, trainer.eos_token_ids) for ids in first]
     contexts = [p + f + b for p, f, b in zip(prompt_ids, first, bridges) for _ in range(repeats)]
     context_images = None if images is None else [row for row in images for _ in range(repeats)]
@@ -97,6 +112,26 @@ def _with_vllm(
         turns.append(Turns(first[row], bridges[row], ids))
         logprobs.append([*first_logprobs[row], *[0.0] * len(bridges[row]), *logps])
     return turns, logprobs
+
+
+def _with_references(
+    trainer: SCTrainer, turns: list[Turns], logprobs: list[list[float]] | None, repeats: int
+) -> tuple[list[Turns], list[list[float]] | None]:
+    """Behind the sampled corrections of every first caption, the reference as its last ones."""
+    sampled = repeats - trainer.references_per_caption
+    together, known = [], []
+    for i in range(0, len(turns), sampled):
+        together += turns[i : i + sampled]
+        known += logprobs[i : i + sampled] if logprobs else []
+        said = turns[i]
+        text = trainer.references[len(together) - sampled]
+        ids = trainer._tokenizer(text, add_special_tokens=False)["input_ids"] + [trainer.eos_token_ids[0]]
+        together += [Turns(said.first, said.bridge, ids[: trainer.max_completion_length])] * (repeats - sampled)
+        if logprobs:
+            # TRL takes a token whose probability in sampling is unknown as it is, without a correction.
+            of_first = logprobs[i][: len(said.first) + len(said.bridge)]
+            known += [[*of_first, *[float("nan")] * len(together[-1].second)]] * (repeats - sampled)
+    return together, known if logprobs else None
 
 
 def _log(

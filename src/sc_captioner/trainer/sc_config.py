@@ -25,14 +25,30 @@ class SCConfig(GRPOConfig):
     + beta * KL_1 + second_turn_beta * KL_2` (SC-Captioner, section 3; method page, section 2). `max_completion_length`
     and the sampling settings hold for each of the two turns.
 
+    With `first_turn_weight` the first caption learns from a reward of its own, beside the second one's. SCoRe (arXiv
+    2409.12917): `policy_turns="both"`, `num_corrections=1`, rewards of single captions; stage I with a large `beta`,
+    stage II with `first_turn_weight=1` and `progress_weight=10`.
+
     Args:
         instruction (`str`): User message that asks for the correction, inserted after the first caption.
         num_corrections (`int`, *optional*):
             Corrections sampled per first caption. `None` means `num_generations`: the whole group corrects one and
             the same caption, so that only the correction explains differences of reward. `1` gives every sample its
             own first caption. Must divide `num_generations`.
+        reference_corrections (`int`, defaults to `0`):
+            Corrections of every first caption, of `num_corrections`, that are not sampled but say the reference
+            (column `reference`): the group learns from what it would not find by sampling, in proportion to how much
+            better that is than what it found, and from whole sentences, which hold the grammar.
         policy_turns (`str`, defaults to `"second"`):
-            Tokens that carry the policy gradient: those of the `"second"` turn, or of `"both"`.
+            Tokens that carry the policy gradient of the second caption's reward: those of the `"second"` turn, or of
+            `"both"`.
+        first_turn_weight (`float`, defaults to `0.0`):
+            Weight of the policy gradient of the first caption's own reward (`first_turn_reward_funcs`), on first-turn
+            tokens. Its baseline is the mean over the first captions of one prompt, so there must be several:
+            `num_corrections` below `num_generations`.
+        progress_weight (`float`, defaults to `0.0`):
+            SCoRe's alpha: `progress_weight * (r(y2) - r(y1))` is added to the second turn's reward. Both should be
+            rewards of one caption, as [`CaptionReward`] is; a reward of the correction counts progress already.
         beta (`float`, defaults to `0.05`): Weight of the KL to the reference model on first-turn tokens.
         second_turn_beta (`float`, defaults to `0.01`):
             Weight of the KL on second-turn tokens. Holds the grammar, which no scene-graph reward sees.
@@ -62,7 +78,19 @@ class SCConfig(GRPOConfig):
             "the whole group corrects one caption. 1: every sample has a first caption of its own."
         },
     )
-    policy_turns: PolicyTurns = field(default="second", metadata={"help": "Turns that carry the policy gradient."})
+    reference_corrections: int = field(
+        default=0,
+        metadata={"help": "Corrections of every first caption that are not sampled but say the reference."},
+    )
+    policy_turns: PolicyTurns = field(
+        default="second", metadata={"help": "Turns that carry the policy gradient of the second caption's reward."}
+    )
+    first_turn_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the policy gradient of the first caption's own reward."}
+    )
+    progress_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the second caption's reward minus the first's, added to the second."}
+    )
     beta: float = field(
         default=0.05, metadata={"help": "Weight of the KL to the reference model on first-turn tokens."}
     )
@@ -114,6 +142,7 @@ class SCConfig(GRPOConfig):
                 "use_transformers_continuous_batching does not carry images; set use_vllm for fast generation instead."
             )
         self._check_num_corrections()
+        self._check_first_turn()
 
     def _check_num_corrections(self) -> None:
         group = self.num_generations or 1
@@ -126,9 +155,25 @@ class SCConfig(GRPOConfig):
                 f"num_corrections={corrections} must divide what one process generates at a time, "
                 f"per_device_train_batch_size * steps_per_generation = {rows}; raise either of them."
             )
+        if not 0 <= self.reference_corrections < corrections:
+            raise ValueError(
+                f"reference_corrections={self.reference_corrections} must leave a correction to sample: at least 0, "
+                f"less than num_corrections={corrections}."
+            )
         in_eval = self.num_generations_eval or group
         if in_eval % min(corrections, in_eval):
             raise ValueError(
                 f"num_generations_eval={in_eval} must be a multiple of "
                 f"num_corrections={corrections}, or smaller than it."
+            )
+
+    def _check_first_turn(self) -> None:
+        for name in ("first_turn_weight", "progress_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative; 0 switches it off.")
+        if self.first_turn_weight and self.advantage == "group" and self.num_corrections == self.num_generations:
+            raise ValueError(
+                f"first_turn_weight={self.first_turn_weight} compares the first captions of one prompt, but "
+                f"num_corrections={self.num_corrections} leaves only one; set num_corrections to a smaller divisor of "
+                f"num_generations={self.num_generations}."
             )

@@ -16,10 +16,17 @@ from trl import GRPOTrainer
 from ..adapters import adapter_to_train
 from ..data.columns import DatasetError, conversational
 from ..data.model_checks import check_captioner, load_config, load_processor
-from ..generation import correction_bridge, vision_token_ids
+from ..generation import correction_bridge
 from .hub_trainer import HubTrainer
-from .objective import correction_advantages, token_kl, turn_masks
-from .rollout import two_turn_rollout
+from .objective import (
+    correction_advantages,
+    first_turn_advantages,
+    token_advantages,
+    token_kl,
+    turn_masks,
+    with_progress,
+)
+from .rollout import suppress_vision_tokens, two_turn_rollout
 from .sc_config import SCConfig
 from .trainable_weights import freeze_vision_tower, keep_adapters_in_float32
 
@@ -101,8 +108,8 @@ class SCTrainer(HubTrainer, GRPOTrainer):
             a model loaded from one (TRL reloads the reference model from there). Training of an adapter goes on where
             it was, and the adapter as it was is the reference.
         reward_funcs (`Callable` or `list[Callable]`):
-            TRL reward functions. Beside the dataset's columns they receive `first_caption` and `second_caption`; a
-            `None` in their result leaves that sample out of the update.
+            TRL reward functions of the second turn. Beside the dataset's columns they receive `first_caption` and
+            `second_caption`; a `None` in their result leaves that sample out of the update.
         args ([`SCConfig`], *optional*): Settings.
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
             Columns `prompt` (a text, or a conversation of one user message) and `image` (or `images`), and what the
@@ -110,6 +117,9 @@ class SCTrainer(HubTrainer, GRPOTrainer):
         eval_dataset (*optional*): Like `train_dataset`.
         processing_class ([`~transformers.ProcessorMixin`], *optional*): Defaults to the model's own processor.
         callbacks, optimizers, quantization_config, peft_config (*optional*): As in [`~trl.GRPOTrainer`].
+        first_turn_reward_funcs (`Callable` or `list[Callable]`, *optional*):
+            Reward functions of the first caption by itself ([`CaptionReward`]), which `first_turn_weight` and
+            `progress_weight` need. `reward_weights`, if set, holds their weights behind those of `reward_funcs`.
 
     Raises:
         ModelError, DatasetError, ValueError: If model, processor, dataset or settings do not fit together; the message
@@ -144,6 +154,7 @@ class SCTrainer(HubTrainer, GRPOTrainer):
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
         quantization_config: BitsAndBytesConfig | None = None,
         peft_config: PeftConfig | None = None,
+        first_turn_reward_funcs: RewardFunction | list[RewardFunction] | None = None,
     ):
         name = model if isinstance(model, str) else model.config._name_or_path
         if args is None:
@@ -153,7 +164,10 @@ class SCTrainer(HubTrainer, GRPOTrainer):
             model, quantization_config = adapter, None
         config, processing_class = _config_and_processor(model, processing_class, args)
         check_captioner(config, processing_class, name=name)
-        train_dataset = _conversations(train_dataset, "train_dataset")
+        rewards, first_rewards = _as_list(reward_funcs), _as_list(first_turn_reward_funcs)
+        _check_first_turn(args, first_rewards)
+        needed = ("reference",) if args.reference_corrections else ()
+        train_dataset = _conversations(train_dataset, "train_dataset", needed)
         if isinstance(eval_dataset, dict):
             eval_dataset = {key: _conversations(rows, f"eval_dataset {key!r}") for key, rows in eval_dataset.items()}
         else:
@@ -163,7 +177,7 @@ class SCTrainer(HubTrainer, GRPOTrainer):
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
             super().__init__(
                 model=model,
-                reward_funcs=reward_funcs,  # type: ignore[arg-type]
+                reward_funcs=[*rewards, *first_rewards],
                 args=args,
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
@@ -182,18 +196,14 @@ class SCTrainer(HubTrainer, GRPOTrainer):
         self.bridge = correction_bridge(
             self.processing_class, args.instruction, self.eos_token_ids, **self.chat_template_kwargs
         )
-        self._suppress_vision_tokens()
+        suppress_vision_tokens(self)
         self.num_corrections = args.num_corrections or self.num_generations
-        self._sample_rewards = torch.empty(0)
+        # TRL calls, gathers and logs the functions of both turns alike; what it adds up is the second turn's.
+        self.first_reward_weights = self.reward_weights[len(rewards) :].clone()
+        self.reward_weights[len(rewards) :] = 0
+        self.references: list[str] = []
+        self._sample_rewards = self._first_rewards = torch.empty(0)
         self._policy_logps: torch.Tensor | None = None
-
-    def _suppress_vision_tokens(self) -> None:
-        tokens = vision_token_ids(self.model.config)
-        if self.use_vllm:
-            bias = {"logit_bias": dict.fromkeys(tokens, -100.0)}
-            self.vllm_generation.generation_kwargs = {**bias, **self.vllm_generation.generation_kwargs}
-        else:
-            self.generation_config.suppress_tokens = tokens
 
     @property
     def corrections_per_caption(self) -> int:
@@ -202,32 +212,57 @@ class SCTrainer(HubTrainer, GRPOTrainer):
             return self.num_corrections
         return min(self.num_corrections, self.num_generations_eval)
 
+    @property
+    def references_per_caption(self) -> int:
+        """Of these corrections, the last ones that say the reference; none in evaluation."""
+        return self.args.reference_corrections if self.model.training else 0
+
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        rewards = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
-        unknown = rewards_per_func.isnan().all(dim=1)
-        self._sample_rewards = rewards.masked_fill(unknown, torch.nan)
-        self._metrics["train" if self.model.training else "eval"]["skipped_samples"].append(unknown.sum().item())
+        num_second = rewards_per_func.size(1) - len(self.first_reward_weights)
+        self._sample_rewards = _weighted(rewards_per_func[:, :num_second], self.reward_weights[:num_second])
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics["skipped_samples"].append(self._sample_rewards.isnan().sum().item())
+        if self.references_per_caption:
+            sampled = self._sample_rewards.view(-1, self.num_corrections)[:, : -self.references_per_caption]
+            metrics["second_turn/sampled_reward"].append(sampled.nanmean().item())
+        if len(self.first_reward_weights):
+            self._first_rewards = _weighted(rewards_per_func[:, num_second:], self.first_reward_weights)
+            metrics["first_turn/reward"].append(self._first_rewards.nanmean().item())
+            self._sample_rewards = with_progress(self._sample_rewards, self._first_rewards, self.args.progress_weight)
         return rewards_per_func
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self.references = [row.get("reference") or "" for row in inputs]
         output = super()._generate_and_score_completions(inputs)
         # TRL takes the baseline over a prompt's whole group; ours is over the corrections of one first caption.
-        group = self.corrections_per_caption
-        if group == 1:
-            group = self.num_generations if self.model.training else self.num_generations_eval
-        advantages = correction_advantages(self._sample_rewards, group, self.args.advantage, self.scale_rewards)
+        num_corrections = self.corrections_per_caption
+        group = self.num_generations if self.model.training else self.num_generations_eval
+        kind, scale = self.args.advantage, self.scale_rewards
+        advantages = correction_advantages(
+            self._sample_rewards, num_corrections if num_corrections > 1 else group, kind, scale
+        )
         logged = self._logs["advantages"]
         for _ in range(min(len(advantages), len(logged))):
             logged.pop()
         logged.extend(advantages.tolist())
         start = self.accelerator.process_index * len(inputs)
-        output["advantages"] = advantages[start : start + len(inputs)]
+        rows = slice(start, start + len(inputs))
+        output["advantages"] = advantages[rows]
+        if self.args.first_turn_weight:
+            first = first_turn_advantages(self._first_rewards, group, num_corrections, kind, scale)
+            first_mask, _ = turn_masks(output["completion_mask"], output["tool_mask"])
+            output["advantages"] = token_advantages(
+                self.args.first_turn_weight * first[rows], advantages[rows], first_mask, self.args.policy_turns
+            )
+        # Of the corrections of a caption the last ones are references: no samples, so no KL is estimated on them.
+        place = torch.arange(len(inputs), device=self.accelerator.device) % num_corrections
+        output["is_sampled"] = (place < num_corrections - self.references_per_caption).int()
         output["num_items_in_batch"] = gather(self._policy_mask(output).sum()).sum()
         return output
 
     def _policy_mask(self, inputs: dict[str, Any]) -> torch.Tensor:
-        if self.args.policy_turns == "both":
+        if self.args.policy_turns == "both" or self.args.first_turn_weight:
             return inputs["completion_mask"] * inputs["tool_mask"]
         return turn_masks(inputs["completion_mask"], inputs["tool_mask"])[1]
 
@@ -248,7 +283,8 @@ class SCTrainer(HubTrainer, GRPOTrainer):
             return loss
 
         kl = token_kl(logps, inputs["ref_per_token_logps"], self.args.kl_estimator)
-        masks = turn_masks(inputs["completion_mask"], inputs["tool_mask"])
+        first_mask, second_mask = turn_masks(inputs["completion_mask"], inputs["tool_mask"])
+        masks = first_mask, second_mask * inputs["is_sampled"].unsqueeze(1)
         mode = "train" if self.model.training else "eval"
         accumulation = self.current_gradient_accumulation_steps if mode == "train" else 1
         for name, weight, mask in zip(("first_turn", "second_turn"), (beta, self.args.second_turn_beta), masks):
@@ -266,6 +302,29 @@ class SCTrainer(HubTrainer, GRPOTrainer):
         return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
+def _as_list(functions: RewardFunction | list[RewardFunction] | None) -> list[RewardFunction]:
+    if functions is None:
+        return []
+    return list(functions) if isinstance(functions, list) else [functions]
+
+
+def _check_first_turn(args: SCConfig, functions: list[RewardFunction]) -> None:
+    if functions:
+        return
+    for name in ("first_turn_weight", "progress_weight"):
+        if getattr(args, name):
+            raise ValueError(
+                f"{name}={getattr(args, name)} needs a reward of the first caption: pass first_turn_reward_funcs, as "
+                'in first_turn_reward_funcs=CaptionReward("first").'
+            )
+
+
+def _weighted(rewards_per_func: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Reward of every sample, shape `(N,)`; NaN where no function knows one."""
+    rewards = (rewards_per_func * weights.to(rewards_per_func.device)).nansum(dim=1)
+    return rewards.masked_fill(rewards_per_func.isnan().all(dim=1), torch.nan)
+
+
 def _config_and_processor(
     model: str | PreTrainedModel | PeftModel, processor: ProcessorMixin | None, args: SCConfig
 ) -> tuple[Any, ProcessorMixin]:
@@ -278,12 +337,14 @@ def _config_and_processor(
     return load_config(model, **options), processor or load_processor(model, **options)
 
 
-def _conversations(dataset: Dataset | IterableDataset | None, setting: str) -> Dataset | IterableDataset | None:
+def _conversations(
+    dataset: Dataset | IterableDataset | None, setting: str, needed: tuple[str, ...] = ()
+) -> Dataset | IterableDataset | None:
     names = getattr(dataset, "column_names", None)
     if names is None:
         return dataset
-    for column, present in (("prompt", "prompt" in names), ("image", bool({"image", "images"} & set(names)))):
-        if not present:
+    for column in ("prompt", "image", *needed):
+        if column not in names and not (column == "image" and "images" in names):
             raise DatasetError(
                 f"{setting} has no column {column!r} (it has {', '.join(map(repr, names))}); rename the right one."
             )

@@ -1,0 +1,153 @@
+"""What a study found, in sentences made from its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from .statistics import Difference
+from .table import StudyTable, Summary
+
+
+Gaps = Sequence[tuple[str, Difference]]
+
+POINTS = {"steps": "after as many optimizer steps", "time": "after as much processor time"}
+
+
+def findings(study: StudyTable) -> list[str]:
+    """Sentences, in the order of the page; what is not known is not spoken of."""
+    return [
+        *_of_methods(study, "plain", "On the scenes"),
+        *_of_better_turns(study),
+        *_of_turns(study),
+        *_of_methods(study, "hard", "On the harder scenes"),
+        *_of_third_turn(study),
+        *_of_language(study),
+        *_of_parts(study),
+        *_of_other_variants(study),
+    ]
+
+
+def _of_methods(study: StudyTable, world: str, where: str) -> Iterator[str]:
+    for point, meaning in POINTS.items():
+        found = study.summary(study.grid.ours, "mean_f1", point=point, world=world)
+        gaps = method_gaps(study, point, world)
+        if found is None or not gaps:
+            continue
+        yield f"{where}, {meaning}, ours reaches a mean F1 of {_value(found)} in the second turn. {_verdicts(gaps)}"
+
+
+def _of_better_turns(study: StudyTable) -> Iterator[str]:
+    for point, meaning in POINTS.items():
+        gaps = []
+        for method in study.others:
+            turn = study.better_turn(method.name, point=point)
+            gap = study.difference(
+                {"method": study.grid.ours, "point": point}, {"method": method.name, "point": point, "turn": turn}
+            )
+            if gap is not None:
+                gaps.append((f"{method.title}, {turn} turn", gap))
+        if gaps:
+            yield f"Against the better of the two turns of every other method, {meaning}: {_verdicts(gaps)}"
+
+
+def _of_turns(study: StudyTable) -> Iterator[str]:
+    ours = study.grid.ours
+    gain = study.difference({"method": ours}, {"method": ours, "turn": "first"})
+    untrained = [m for m in study.methods if not m.stages]
+    if gain is not None:
+        yield f"The second turn of ours, against its own first: {gain}, {_meaning(gain)}."
+    for method in untrained:
+        first = {"method": ours, "turn": "first"}
+        gap = study.difference(first, {"method": method.name, "turn": "first"})
+        if gap is not None:
+            yield f"The first turn of ours, against that of {method.title}: {gap}, {_meaning(gap)}."
+
+
+def _of_third_turn(study: StudyTable) -> Iterator[str]:
+    for world in study.grid.worlds:
+        ours = {"method": study.grid.ours, "world": world}
+        gap = study.difference({**ours, "turn": "third"}, {**ours, "turn": "second"})
+        if gap is not None:
+            yield f"A third turn of ours changes the mean F1 by {gap} on {world} scenes: {_meaning(gap)}."
+
+
+def _of_language(study: StudyTable) -> Iterator[str]:
+    ours = study.grid.ours
+    broken, words = (study.summary(ours, name) for name in ("broken_grammar", "words"))
+    exact = method_gaps(study, metric="exact_mean_f1")
+    if broken is None or words is None:
+        return
+    yield (
+        f"{100 * broken.mean:.1f} % of the second captions of ours have broken grammar; they hold {words.mean:.1f} "
+        "words."
+    )
+    if exact:
+        yield (
+            "Read by the grammar of the language, to which a broken sentence says nothing, in place of the parser "
+            f"that the reward uses: {_verdicts(exact)}"
+        )
+
+
+def _of_parts(study: StudyTable) -> Iterator[str]:
+    gaps = variant_gaps(study, "parts of the reward")
+    if gaps:
+        yield f"Parts of the reward, ours against ours {', '.join(title for title, _ in gaps)}: {_verdicts(gaps)}"
+
+
+def _of_other_variants(study: StudyTable) -> Iterator[str]:
+    for question in dict.fromkeys(variant.question for variant in study.variants):
+        gaps = variant_gaps(study, question)
+        if gaps and question != "parts of the reward":
+            yield f"{question[0].upper()}{question[1:]}: {_verdicts(gaps)}"
+
+
+def method_gaps(
+    study: StudyTable, point: str = "steps", world: str = "plain", metric: str = "mean_f1"
+) -> list[tuple[str, Difference]]:
+    """Titles of the other methods, and what ours is ahead of each in the second turn."""
+    where, gaps = {"point": point, "world": world}, []
+    for method in study.methods:
+        if method.name == study.grid.ours:
+            continue
+        gap = study.difference({"method": study.grid.ours, **where}, {"method": method.name, **where}, metric)
+        if gap is not None:
+            gaps.append((method.title, gap))
+    return gaps
+
+
+def variant_gaps(study: StudyTable, question: str) -> list[tuple[str, Difference]]:
+    """Titles of the variants of a question, and what ours is ahead of each in the second turn."""
+    base: dict[str, Any] = {"method": study.grid.ours, "steps": study.grid.variant_steps}
+    chosen = [variant for variant in study.variants if variant.question == question]
+    gaps = [(variant.title, study.difference(base, {**base, "variant": variant.name})) for variant in chosen]
+    return [(title, gap) for title, gap in gaps if gap is not None]
+
+
+def _verdicts(gaps: Gaps) -> str:
+    """Who is beaten, who beats, and of whom the seeds do not tell."""
+    said = []
+    for verdict, words in (
+        ("better", "Ours is better than"),
+        ("worse", "Ours is worse than"),
+        ("open", "The interval holds zero against"),
+        ("unknown", "One seed has no interval, ours against"),
+    ):
+        named = [f"{title} ({gap})" for title, gap in gaps if gap.verdict == verdict]
+        if named:
+            said.append(f"{words} {_listed(named)}.")
+    return " ".join(said)
+
+
+def _meaning(gap: Difference) -> str:
+    return {"better": "a gain", "worse": "a loss", "open": "the interval holds zero", "unknown": "no interval"}[
+        gap.verdict
+    ]
+
+
+def _value(found: Summary) -> str:
+    return f"{found.text()} ({found.n} seed{'s' if found.n > 1 else ''})"
+
+
+def _listed(phrases: Sequence[str]) -> str:
+    return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
