@@ -28,8 +28,8 @@ class SelfCorrectingImageToTextPipeline(Pipeline):
         # {"first": "...", "corrections": ["..."], "revisions": [{"added_objects": [...], ...}]}
 
     Args:
-        prompt, instruction (`str`, *optional*), parser, lexicon: As in [`SelfCorrectingCaptioner`].
-        kwargs: As in [`~transformers.Pipeline`].
+        args, kwargs: Of [`~transformers.Pipeline`], and `prompt`, `instruction` (`str`, *optional*), `parser` and
+            `lexicon` as in [`SelfCorrectingCaptioner`].
     """
 
     _load_processor: Any = True
