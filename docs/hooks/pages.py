@@ -96,7 +96,7 @@ def command_line_page() -> str:
         head, _, options = recipe_help(recipe).partition("\noptions:\n")
         told = head.partition("\n\n")[2] or head  # after the usage, which repeats all options
         parts.append(
-            f"### recipes/{recipe.name}\n\n{_text(told)}\n\n??? note \"All settings of recipes/{recipe.name}\"\n\n"
+            f'### recipes/{recipe.name}\n\n{_text(told)}\n\n??? note "All settings of recipes/{recipe.name}"\n\n'
             + _indented(_text(options))
         )
     return "\n\n".join(parts) + "\n"
@@ -118,15 +118,18 @@ def sc_captioner_helps() -> Iterator[tuple[str, str]]:
 
 def recipe_help(recipe: Path) -> str:
     """What `python recipes/<name>.py --help` prints."""
-    argv = [str(recipe), "--help"]
-    with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.suppress(SystemExit), _plain_terminal():
-        with mock.patch.object(sys, "argv", argv):
-            runpy.run_path(str(recipe), run_name="__main__")
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as told,
+        contextlib.suppress(SystemExit),
+        mock.patch.object(sys, "argv", [str(recipe), "--help"]),
+        _plain_terminal(),
+    ):
+        runpy.run_path(str(recipe), run_name="__main__")
     return told.getvalue()
 
 
 def _plain_terminal() -> contextlib.AbstractContextManager[object]:
-    return mock.patch.dict(os.environ, {"COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"})
+    return mock.patch.dict(os.environ, {"COLUMNS": "84", "NO_COLOR": "1", "TERM": "dumb"})
 
 
 def _text(text: str) -> str:
