@@ -61,12 +61,14 @@ class SelfCorrectingImageToTextPipeline(Pipeline):
         return {}, generation, {}
 
     def preprocess(self, input_: Any, **unused: Any) -> Any:
+        """As in [`~transformers.Pipeline`]: a batch of images, passed on as it is."""
         return input_
 
     def _forward(self, input_tensors: Any, **generation: Any) -> Any:
         return self.captioner(input_tensors["images"], batch_size=len(input_tensors["images"]), **generation)
 
     def postprocess(self, model_outputs: Any, **unused: Any) -> list[dict[str, Any]]:
+        """As in [`~transformers.Pipeline`]: results as dictionaries."""
         return [result.to_dict() for result in model_outputs]
 
 

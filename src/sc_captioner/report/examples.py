@@ -48,7 +48,12 @@ class Example:
 
 
 def marked_changes(first: str, second: str) -> str:
-    """HTML of `second`, word by word: what `first` did not have in `<ins>`, what only `first` had in `<del>`."""
+    """HTML of `second`, word by word: what `first` did not have in `<ins>`, what only `first` had in `<del>`.
+
+    Args:
+        first (`str`): Caption before the correction.
+        second (`str`): Caption after it.
+    """
     old, new = _TOKEN.findall(first), _TOKEN.findall(second)
     matcher = difflib.SequenceMatcher(None, [t.strip() for t in old], [t.strip() for t in new], autojunk=False)
     pieces = []
@@ -69,7 +74,12 @@ def _marked(tag: str, text: str) -> str:
 
 
 def example_card(example: Example, number: int) -> str:
-    """One example as an `<article>`."""
+    """One example as an `<article>`.
+
+    Args:
+        example ([`Example`]): What to show.
+        number (`int`): Its place on the page, from 1.
+    """
     title = escape(example.title or f"Example {number}")
     unchanged = example.first_caption.strip() == example.second_caption.strip()
     correction = (
@@ -88,7 +98,11 @@ def example_card(example: Example, number: int) -> str:
 
 
 def data_uri(image: Image.Image) -> str:
-    """The picture itself as an address, at most 512 pixels a side; PNG or JPEG, whichever is smaller."""
+    """The picture itself as an address, at most 512 pixels a side; PNG or JPEG, whichever is smaller.
+
+    Args:
+        image (`Image.Image`): Any picture.
+    """
     picture = image.convert("RGB")
     picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     forms = []

@@ -144,6 +144,11 @@ class CorrectionReward:
     ) -> list[dict[str, float] | None]:
         """Per sample the value of every part, `unchanged` (1 if nothing changed, else 0) and `total` (the reward).
 
+        Args:
+            first_caption (`Sequence[str]`): Captions before correction, one per sample.
+            second_caption (`Sequence[str]`): Captions after it.
+            reference (`Sequence[str]`): What is right.
+
         Raises:
             ValueError: If the lists differ in length.
         """
@@ -158,6 +163,11 @@ class CorrectionReward:
 
     def explain(self, first_caption: str, second_caption: str, reference: str) -> Explanation:
         """The revision of one sample, the value of every part, and the total.
+
+        Args:
+            first_caption (`str`): Caption before correction.
+            second_caption (`str`): Caption after it.
+            reference (`str`): What is right.
 
         Raises:
             Exception: Whatever makes the sample impossible to score.

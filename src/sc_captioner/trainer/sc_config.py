@@ -46,6 +46,8 @@ class SCConfig(GRPOConfig):
             Generate the second turn from the first turn's KV cache instead of encoding image and caption again.
         freeze_vision_tower (`bool`, defaults to `True`):
             Train the language model only, as released; vision encoder and projector stay as they are.
+        use_bias_correction_kl (`bool`, *optional*): TRL's; not available here.
+        temperature (`float`, *optional*): Sampling temperature of both turns, above 0.
 
     Raises:
         ValueError: If a setting contradicts another one; the message names both and the remedy.
