@@ -46,6 +46,17 @@ def test_commands_of_a_page_are_understood(page, monkeypatch):
             check_command(command)
 
 
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.py")), ids=lambda recipe: recipe.name)
+def test_commands_in_the_help_of_a_recipe_are_understood(recipe, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    told = ast.get_docstring(ast.parse(recipe.read_text(encoding="utf-8"))) or ""
+    shown = "\n".join(line for line in told.splitlines() if line.startswith("    "))
+    commands = list(commands_of(shown))
+    assert commands
+    for command in commands:
+        check_command(command)
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -210,7 +221,10 @@ def _public_names() -> tuple[set[str], set[str]]:
         module = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-                exported |= {f"{module}.{name}" for name in ast.literal_eval(node.value)}
+                names = ast.literal_eval(node.value)
+                # A function that is named like its module stands there.
+                own = {name for name in names if (path.parent / f"{name}.py").is_file()}
+                exported |= {f"{module}.{name}.{name}" if name in own else f"{module}.{name}" for name in names}
             for owner, item in _definitions(node):
                 if path.name != "__init__.py":
                     defined.add(".".join([module, *owner, item]))

@@ -26,7 +26,7 @@ class Docstrings(griffe.Extension):
         objects = list(_objects(pkg))
         places: dict[str, str] = {}
         for found in sorted(objects, key=lambda found: found.path.count(".")):
-            if found.is_attribute or re.search(r"\._", found.path):
+            if found.is_attribute or found.is_module or re.search(r"\._", found.path):
                 continue
             for name in (found.path, found.name, ".".join(found.path.split(".")[-2:])):
                 places.setdefault(name, found.path)

@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import pkgutil
+import re
 import runpy
 import sys
 from collections.abc import Iterator
@@ -54,15 +55,23 @@ def reference_page(package: str) -> str:
     folder = SOURCE.joinpath(*package.split(".")[1:])
     tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
     exported = exported_names(tree)
-    parts = [f"# {package}", ast.get_docstring(tree) or "", "## Exported names" if exported else ""]
-    parts += [f"::: {package}.{name}" for name in exported]
+    parts = [f"# {package}", docstring_of(tree), "## Exported names" if exported else ""]
+    modules = {module.stem for module in folder.glob("*.py")}
+    for name in exported:
+        # `package.capture` is a function and a module; tools that read sources find the module there.
+        parts.append(f"::: {package}.{name}.{name}" if name in modules else f"::: {package}.{name}")
     for module in sorted(folder.glob("[!_]*.py")):
         names = [name for name in public_names(module) if name not in exported]
         if names:
-            told = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
+            told = docstring_of(ast.parse(module.read_text(encoding="utf-8")))
             parts += [f"## {package}.{module.stem}", told]
             parts += [f"::: {package}.{module.stem}.{name}" for name in names]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def docstring_of(tree: ast.Module) -> str:
+    """What a module says of itself; names in brackets, which would be links in docstrings, are only names here."""
+    return re.sub(r"\[(`)~?([\w.]+`)\]", r"\1\2", ast.get_docstring(tree) or "")
 
 
 def exported_names(tree: ast.Module) -> list[str]:

@@ -87,7 +87,7 @@ class Aligner:
 
         Args:
             pairs (`Sequence[tuple[str, SceneGraph]]`): Sentences with their graphs.
-            known (`Iterable[str]`): Words that are right as they stand, beside those that the corpus has several times.
+            known (`Iterable[str]`): Words that are right as they stand, beside those that are common in the corpus.
         """
         sentences = [[t.text for t in tokens_of(sentence)] for sentence, _ in pairs]
         counts = Counter(word for words in sentences for word in set(words))
