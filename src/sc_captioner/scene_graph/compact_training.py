@@ -134,7 +134,7 @@ def loss_of(model: CompactModel, batch: Batch, targets: Targets) -> dict[str, Te
     """Negative log-likelihood of the labels per sentence, by kind of label.
 
     Args:
-        model ([`CompactModel`]): In training mode.
+        model ([`CompactModel`]): The network.
         batch ([`Batch`]): `B` sentences.
         targets ([`Targets`]): Their labels.
     """
