@@ -65,6 +65,7 @@ bench: $(STAMP) ## measure speed against the released procedure -> benchmarks/*.
 	$(TEST_ENV) $(BIN)/python benchmarks/bench_reward.py --output benchmarks/results.json
 	$(TEST_ENV) $(BIN)/python benchmarks/bench_parser.py --output benchmarks/parser.json
 	$(TEST_ENV) $(BIN)/python benchmarks/bench_step.py --tiny --tokens 128 --output benchmarks/step_cpu.json
+	$(TEST_ENV) $(BIN)/python benchmarks/bench_captioning.py --output benchmarks/captioning.json
 
 constraints: $(STAMP) ## write the versions installed in .venv to constraints.txt
 	@{ grep '^#' constraints.txt; $(BIN)/python -m pip freeze --all --exclude pip --exclude-editable | LC_ALL=C sort -f; } > constraints.new

@@ -151,6 +151,19 @@ def test_t5_reads_each_sentence_once_in_this_run_and_the_next(tiny_t5: Path, tmp
     assert parser.parse([]) == []
 
 
+def test_t5_remembers_the_sentences_it_met_last(tiny_t5: Path) -> None:
+    parser = FactualParser(str(tiny_t5), device="cpu", beam_size=1, max_output_len=16, cache_size=2)
+    met: list[int] = []
+    decode = parser._decode
+    parser._decode = lambda batch: met.append(len(batch["input_ids"])) or decode(batch)
+    one, two, three = SENTENCES[:3]
+    for sentence in (one, two, one, three, one, two):  # three drives out two, which was met before one was met again
+        parser.parse([sentence])
+    assert sum(met) == 4 and len(parser._recent) == 2
+    unbounded = FactualParser(str(tiny_t5), device="cpu", beam_size=1, max_output_len=16)
+    assert parser.parse(SENTENCES) == unbounded.parse(SENTENCES)
+
+
 def test_processes_of_accelerate_share_the_sentences(tiny_t5: Path, tmp_path: Path, repository: Path) -> None:
     expected = FactualParser(str(tiny_t5), device="cpu", beam_size=1, across_processes=True).parse(SENTENCES)
     assert expected == FactualParser(str(tiny_t5), device="cpu", beam_size=1).parse(SENTENCES)

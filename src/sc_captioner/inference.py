@@ -210,11 +210,14 @@ def _complete_rows(path: Path) -> list[dict[str, str]]:
 
 
 def _encoded(processor: ProcessorMixin, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
-    texts = []
+    templated: dict[str, str] = {}
     for prompt in prompts:
+        if (key := str(prompt)) in templated:  # most often all images have the same one
+            continue
         message = conversation(prompt)[0]
-        content = [{"type": "image"}, {"type": "text", "text": message["content"]}]
-        texts.append(processor.apply_chat_template([{**message, "content": content}], add_generation_prompt=True))
+        turn = [{**message, "content": [{"type": "image"}, {"type": "text", "text": message["content"]}]}]
+        templated[key] = processor.apply_chat_template(turn, add_generation_prompt=True)
+    texts = [templated[str(prompt)] for prompt in prompts]
     return processor(images=[[image] for image in images], text=texts, padding=True, return_tensors="pt")
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from .compact_model import CompactConfig, CompactModel
 from .compact_pieces import Pieces
 from .compact_words import Token, tokens_of
 from .graph import Entity, Relation, SceneGraph
+from .recent_graphs import RecentGraphs
 
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "compact_parser"
@@ -58,9 +57,8 @@ class CompactParser:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.vocabulary, self.pieces, self.card = vocabulary, Pieces(pieces), dict(card or {})
-        self.batch_size, self.cache_size = batch_size, cache_size
-        self._cache: OrderedDict[str, SceneGraph] = OrderedDict()
-        self._lock = threading.Lock()
+        self.batch_size = batch_size
+        self._recent = RecentGraphs(cache_size)
 
     @property
     def version(self) -> str:
@@ -124,18 +122,11 @@ class CompactParser:
         for i, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"Sentence {i} is not a string but {type(text).__name__}: {text!r:.80}")
-        graphs: dict[str, SceneGraph] = {}
-        with self._lock:
-            for text in dict.fromkeys(texts):
-                if text in self._cache:
-                    graphs[text] = self._cache[text]
-                    self._cache.move_to_end(text)
+        graphs = self._recent.known(texts)
         new = [text for text in dict.fromkeys(texts) if text not in graphs]
-        graphs.update(zip(new, self._parse(new)))
-        with self._lock:
-            self._cache.update((text, graphs[text]) for text in new)
-            while len(self._cache) > self.cache_size:
-                self._cache.popitem(last=False)
+        parsed = dict(zip(new, self._parse(new)))
+        self._recent.remember(parsed)
+        graphs |= parsed
         return [graphs[text] for text in texts]
 
     def _parse(self, texts: Sequence[str]) -> list[SceneGraph]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..hub import cached_commit
 from .graph import SceneGraph
+from .recent_graphs import RecentGraphs
 from .whole_weights import whole_weights
 
 
@@ -47,6 +48,7 @@ class FactualParser:
         max_input_len (`int`, *optional*, defaults to `512`): Tokens of prompt and sentence; more is cut off.
         max_output_len (`int`, *optional*, defaults to `128`): Tokens of the written graph; a fact cut off is dropped.
         cache_file (`str` or `Path`, *optional*): SQLite file that keeps graphs between runs.
+        cache_size (`int`, *optional*, defaults to `100_000`): Sentences remembered in memory.
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
         across_processes (`bool`, *optional*, defaults to `False`): Whether the processes of `accelerate launch`, each
             on its own GPU, parse a share of the sentences each and hand each other the graphs. All of them must then
@@ -67,6 +69,7 @@ class FactualParser:
         max_input_len: int = 512,
         max_output_len: int = 128,
         cache_file: str | Path | None = None,
+        cache_size: int = 100_000,
         progress: bool = False,
         across_processes: bool = False,
     ) -> None:
@@ -101,7 +104,7 @@ class FactualParser:
         self.name = "factual" if model == FACTUAL_T5 else str(model)
         commit = cached_commit(str(model), revision) or revision or "main"
         self.version = f"{model}@{commit} {dtype} beams={beam_size} in={max_input_len} out={max_output_len}"
-        self._graphs: dict[str, SceneGraph] = {}
+        self._recent = RecentGraphs(cache_size)
         self._stored = _GraphFile(Path(cache_file), self.version) if cache_file is not None else None
         self._lock = Lock()
 
@@ -115,11 +118,13 @@ class FactualParser:
             sentences (`list[str]`): What to parse, one sentence each.
         """
         with self._lock:
-            new = [s for s in dict.fromkeys(sentences) if s not in self._graphs]
+            graphs = self._recent.known(sentences)
+            new = [s for s in dict.fromkeys(sentences) if s not in graphs]
             if new:
                 texts = self._written(new) if self._processes is None else self._written_by_all(new, self._processes)
-                self._graphs.update((s, read_graph(texts[s])) for s in new)
-            return [self._graphs[sentence] for sentence in sentences]
+                graphs.update((s, read_graph(texts[s])) for s in new)
+                self._recent.remember({s: graphs[s] for s in new})
+            return [graphs[sentence] for sentence in sentences]
 
     def _written(self, sentences: list[str]) -> dict[str, str]:
         """Graphs as the T5 writes them, by sentence, from the file where it has them."""
