@@ -129,7 +129,7 @@ class RewardArguments(ScoringArguments):
     The reward of a correction, beside the scoring settings.
 
     Args:
-        preset (`str`): `paper` or `released` (method page, sections 5 and 4).
+        preset (`str`): `paper` or `released` (docs/concepts.md).
         parts (`list[str]`, *optional*): Parts of the `paper` preset to use; default: all.
         weights (`dict[str, float]`, *optional*): Weights of the `paper` preset that differ from [`PaperWeights`].
     """

@@ -178,7 +178,7 @@ def pair_off(candidates: Collection[Phrase], references: Collection[Phrase], lex
 def match(
     candidates: Collection[Phrase], references: Collection[Phrase], lexicon: Lexicon, encoder: PhraseEncoder
 ) -> Match:
-    """Three-stage match: equal, alike, and for the rest the best cosine on the other side (method, section 6).
+    """Three-stage match: equal, alike, and for the rest the best cosine on the other side (docs/concepts.md).
 
     Args:
         candidates, references (`Collection[str]` or `Collection[tuple]`): Phrases or triples; a phrase that occurs
@@ -190,7 +190,7 @@ def match(
 
 
 def lemmatised(graph: SceneGraph, lexicon: Lexicon) -> LemmatisedGraph:
-    """The LEMMATISED view of a graph (method, section 3).
+    """A graph by lemmas: nouns for heads, adjectives for attributes; attributes with " of" in them are dropped.
 
     Args:
         graph ([`SceneGraph`]): As parsed.
@@ -247,7 +247,7 @@ def stop_words() -> frozenset[str]:
 
 
 class Mentions:
-    """Which phrases occur in a text (method, section 6): the n-grams of one caption, lemmatised on first use.
+    """Which phrases occur in a text: the n-grams of one caption, lemmatised on first use.
 
     A phrase of n words occurs if an n-gram, lemmatised, equals its lemmas or is [`alike`] them; a phrase of two words
     also if it is written as one, a phrase of one word also if it is written as two.

@@ -29,7 +29,7 @@ from ..scene_graph.graph import Entity, Relation, SceneGraph
 
 SHAPES = ("circle", "diamond", "heart", "square", "star", "triangle")
 # No two colours, and not the two sizes, are closer than 0.7 in all-MiniLM-L6-v2: a reward that takes near phrases for
-# equal ones (method, section 4: hits above 0.7) still tells them apart. Red, blue, large would fail that.
+# equal ones (hits above 0.7) still tells them apart. Red, blue, large would fail that.
 COLORS = ("black", "brown", "green", "orange", "purple", "yellow")
 SIZES = ("small", "big")
 PLACES = {"to left of": "to the left of", "to right of": "to the right of", "above": "above", "below": "below"}

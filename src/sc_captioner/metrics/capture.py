@@ -1,4 +1,4 @@
-"""CAPTURE (Dong et al. 2024, capture_metric 0.1.13; method, section 6): F1 of objects, attributes and relations."""
+"""CAPTURE (Dong et al. 2024, capture_metric 0.1.13; docs/concepts.md): F1 of objects, attributes and relations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refined CAPTURE (arXiv 2508.06125; method, section 6): extra annotations, and attributes compared per object."""
+"""Refined CAPTURE (arXiv 2508.06125; docs/concepts.md): extra annotations, and attributes compared per object."""
 
 from __future__ import annotations
 

@@ -60,8 +60,8 @@ class CorrectionReward:
     it is counted in `num_failed`, and the first one is warned about.
 
     Args:
-        preset (`"paper"` or `"released"`, *optional*, defaults to `"paper"`): The reward as the paper means it
-            (method, section 5) or as the released code computes it (section 4).
+        preset (`"paper"` or `"released"`, *optional*, defaults to `"paper"`): The reward as the paper means it, or
+            as the released code computes it (docs/concepts.md).
         parser ([`SceneGraphParser`], `str` or `Path`, *optional*, defaults to `"compact"`): See [`load_parser`].
         encoder ([`PhraseEncoder`], `SentenceTransformer`, `str` or `Path`, *optional*): See [`load_encoder`]; the
             default is the MiniLM that comes as a wheel.

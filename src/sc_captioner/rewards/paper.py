@@ -1,4 +1,4 @@
-"""The correction reward as the paper means it, part by part (method, section 5)."""
+"""The correction reward as the paper means it, part by part (docs/concepts.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The correction reward exactly as the released code computes it (method, section 4)."""
+"""The correction reward exactly as the released code computes it (docs/concepts.md)."""
 
 from __future__ import annotations
 

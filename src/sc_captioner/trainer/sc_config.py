@@ -22,7 +22,7 @@ class SCConfig(GRPOConfig):
     Settings of [`SCTrainer`]: everything of [`~trl.GRPOConfig`], plus the two-turn objective.
 
     The objective is `-A(y2) log pi(y2 | image, prompt, y1, instruction)
-    + beta * KL_1 + second_turn_beta * KL_2` (SC-Captioner, section 3; method page, section 2). `max_completion_length`
+    + beta * KL_1 + second_turn_beta * KL_2` (SC-Captioner, section 3; docs/concepts.md). `max_completion_length`
     and the sampling settings hold for each of the two turns.
 
     Args:
