@@ -24,6 +24,7 @@ from unittest import mock
 
 
 ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
 # Over in seconds on what a page itself has made; the others have tests of their own.
 CHEAP_RECIPES = ("prepare_data.py", "estimate.py", "evaluate.py", "compare.py")
 # Programs that are not ours. Nothing of them is checked but that they are meant.
@@ -53,7 +54,7 @@ def run_page(page: Path, folder: Path) -> None:
     for name in ("benchmarks", "metrics", "recipes", "src"):
         (folder / name).symlink_to(ROOT / name)
     os.chdir(folder)
-    if page.name == "README.md":
+    if page == README:
         _photos(folder)
     namespace: dict[str, Any] = {"__name__": "page"}
     for block in blocks_of(page):
@@ -61,7 +62,7 @@ def run_page(page: Path, folder: Path) -> None:
             if block.language == "bash":
                 for command in commands_of(block.code):
                     check_command(command)
-                    if block.runs and (page.name != "README.md" or command[0] == "sc-captioner"):
+                    if block.runs and (page != README or command[0] == "sc-captioner"):
                         run_command(command)
                 continue
             # As many lines in front as there are in the page: tracebacks then name its lines.
@@ -76,7 +77,7 @@ def run_page(page: Path, folder: Path) -> None:
         except BaseException as error:
             # An exception that cannot be pickled would hide what happened.
             raise AssertionError(
-                f"{page.name}, block at line {block.line}: {type(error).__name__}: {error}"
+                f"{page.relative_to(ROOT)}, block at line {block.line}: {type(error).__name__}: {error}"
             ) from error
 
 

@@ -19,9 +19,13 @@ from sc_captioner.cli import app
 
 DOCS = ROOT / "docs"
 SOURCE = ROOT / "src" / "sc_captioner"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted((ROOT / "metrics").glob("*/README.md"))]
 PAGES_WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks_of(page))]
 OTHER_TEXTS = [ROOT / "CONTRIBUTING.md", *(page for page in PAGES if page not in PAGES_WITH_PYTHON)]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 # --- code blocks -----------------------------------------------------------------------------------------------------
@@ -36,12 +40,12 @@ def fresh_processes():
         yield pool
 
 
-@pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=name_of)
 def test_blocks_of_a_page_run(page, fresh_processes, tmp_path):
     fresh_processes.submit(run_page, page, tmp_path).result()
 
 
-@pytest.mark.parametrize("page", OTHER_TEXTS, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", OTHER_TEXTS, ids=name_of)
 def test_commands_of_a_page_are_understood(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     for block in blocks_of(page):
@@ -49,7 +53,7 @@ def test_commands_of_a_page_are_understood(page, monkeypatch):
             check_command(command)
 
 
-@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.py")), ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.py")), ids=name_of)
 def test_commands_in_the_help_of_a_recipe_are_understood(recipe, monkeypatch):
     monkeypatch.chdir(ROOT)
     told = ast.get_docstring(ast.parse(recipe.read_text(encoding="utf-8"))) or ""
@@ -127,7 +131,7 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=name_of)
 def test_links_between_files_lead_somewhere(page):
     text = re.sub(r"^```.*?^```$|`[^`\n]+`", "", page.read_text(), flags=re.M | re.S)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):

@@ -36,7 +36,7 @@ class Definition(NamedTuple):
     @property
     def is_command(self) -> bool:
         """Whether its parameters are options of `sc-captioner`, whose help says what they are."""
-        module, _, name = self.place.removesuffix(".py").partition(".py: ")
+        module, _, name = self.place.partition(".py: ")
         return (f"sc_captioner.{module.replace('/', '.')}", name) in COMMANDS
 
     @property
