@@ -13,7 +13,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZ
 TEST_ENV := HF_HUB_OFFLINE=1 $(ONE_THREAD) $(if $(NLTK_DATA_HERE),NLTK_DATA=$(NLTK_DATA_HERE))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart study paper test quality bench constraints clean
+.PHONY: help venv quickstart study paper docs test quality bench constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ paper: ## print the commands of the whole paper, data to scores (MODEL=llava_1_5
 		$(patsubst recipes/%/predict.yaml,%,$(wildcard recipes/*/predict.yaml)) >&2; exit 1; }
 	@echo "$$PAPER"
 
+docs: $(STAMP) ## build the documentation into site/ (ARGS="--site-dir elsewhere"); no network
+	HF_HUB_OFFLINE=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
+
 test: $(STAMP) ## run the tests (about 20 minutes on 2 cores; ARGS="-k reward" picks some)
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
@@ -74,5 +77,5 @@ constraints: $(STAMP) ## write the versions installed in .venv to constraints.tx
 	@mv constraints.new constraints.txt && touch $(STAMP)
 
 clean: ## remove caches and build leftovers (keeps .venv and outputs)
-	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

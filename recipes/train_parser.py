@@ -1,8 +1,9 @@
 """Train the compact scene-graph parser.
 
-    python recipes/train_parser.py --config recipes/parser/compact.yaml [--seed 1 --output_dir outputs/parser]
+    python recipes/train_parser.py --config recipes/parser/compact.yaml
+    python recipes/train_parser.py --config recipes/parser/compact.yaml --seed 1 --output_dir outputs/parser
 
-reads captions with scene graphs in FACTUAL's written form and writes a parser that `load_parser(output_dir)` reads.
+Reads captions with scene graphs in FACTUAL's written form and writes a parser that `load_parser(output_dir)` reads.
 """
 
 from __future__ import annotations

@@ -35,7 +35,12 @@ def base_model_of(name_or_path: str, revision: str | None = None) -> str | None:
 
 
 def processor_source(name_or_path: str, revision: str | None = None) -> str:
-    """Where the processor of a model or adapter is: an adapter that brings none uses its base model's."""
+    """Where the processor of a model or adapter is: an adapter that brings none uses its base model's.
+
+    Args:
+        name_or_path (`str`): Folder or Hub id of the model or adapter.
+        revision (`str`, *optional*): Its revision on the Hub.
+    """
     base = base_model_of(name_or_path, revision)
     if base is None:
         return name_or_path

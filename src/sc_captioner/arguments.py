@@ -144,8 +144,8 @@ class RewardArguments(ScoringArguments):
     The reward of a correction, beside the scoring settings.
 
     Args:
-        preset (`str`): `paper` or `released` (method page, sections 5 and 4): rewards of what was changed; `capture`:
-            CAPTURE F1 of the second caption, as SCoRe would have it.
+        preset (`str`): `paper` or `released` (docs/concepts.md): rewards of what was changed; `capture`: CAPTURE F1 of
+            the second caption, as SCoRe would have it.
         parts (`list[str]`, *optional*): Parts of the `paper` preset to use; default: all.
         weights (`dict[str, float]`, *optional*): Weights of the `paper` preset that differ from [`PaperWeights`].
     """
@@ -217,6 +217,10 @@ class ProcessorArguments:
 
     def load_processor(self, model_args: ModelConfig, trust_remote_code: bool = False) -> Any:
         """The processor of `model_args.model_name_or_path`.
+
+        Args:
+            model_args (`ModelConfig`): TRL's, for name and revision of the model.
+            trust_remote_code (`bool`, defaults to `False`): Run code that the repository brings along.
 
         Raises:
             ModelError: If it cannot be had.
@@ -332,6 +336,9 @@ def _unknown_setting(argument: str, settings: list[str]) -> str:
 def required_model(model_args: ModelConfig) -> str:
     """The model's name.
 
+    Args:
+        model_args (`ModelConfig`): TRL's settings of the model.
+
     Raises:
         SettingError: If there is none.
     """
@@ -341,7 +348,12 @@ def required_model(model_args: ModelConfig) -> str:
 
 
 def model_init_kwargs(training_args: Any, model_args: ModelConfig) -> dict[str, Any]:
-    """How TRL's trainers are to load the model: TRL's `ModelConfig`, and over it the run's own `model_init_kwargs`."""
+    """How TRL's trainers are to load the model: TRL's `ModelConfig`, and over it the run's own `model_init_kwargs`.
+
+    Args:
+        training_args: Settings of a TRL trainer, with a field `model_init_kwargs`.
+        model_args (`ModelConfig`): TRL's settings of the model.
+    """
     return {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,

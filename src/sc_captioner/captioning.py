@@ -116,7 +116,12 @@ def _read(sources: Sequence[str]) -> list[tuple[str, Image.Image | ImageError]]:
 
 
 def caption_row(source: str, result: SelfCorrection) -> dict[str, Any]:
-    """One JSON line: the image as `id`, its captions by the names that `load_predictions` reads, revisions if read."""
+    """One JSON line: the image as `id`, its captions by the names that `load_predictions` reads, revisions if read.
+
+    Args:
+        source (`str`): Path or address of the image.
+        result ([`SelfCorrection`]): Its captions.
+    """
     told = result.to_dict()
     row: dict[str, Any] = {"id": source, "first_caption": result.first}
     if result.corrections:
@@ -145,7 +150,11 @@ class CaptionFile:
         self.done = frozenset(self._complete()) if path.is_file() else frozenset()
 
     def write(self, captions: Iterable[tuple[str, SelfCorrection]]) -> None:
-        """Put captions at the end of the file; they stay if the process is killed right after."""
+        """Put captions at the end of the file; they stay if the process is killed right after.
+
+        Args:
+            captions (`Iterable[tuple[str, SelfCorrection]]`): Images by path or address, each with its captions.
+        """
         lines = [json.dumps(caption_row(*caption), ensure_ascii=False) + "\n" for caption in captions]
         with self._path.open("a", encoding="utf-8") as file:
             file.write("".join(lines))
@@ -186,7 +195,11 @@ class CaptionsBeside:
         self.done = _HaveTexts()
 
     def write(self, captions: Iterable[tuple[str, SelfCorrection]]) -> None:
-        """Write captions; each file is there as a whole or not at all."""
+        """Write captions; each file is there as a whole or not at all.
+
+        Args:
+            captions (`Iterable[tuple[str, SelfCorrection]]`): Image files, each with its captions.
+        """
         for source, result in captions:
             whole = Path(f"{source}.txt.part")
             whole.write_text(result.caption + "\n", encoding="utf-8")

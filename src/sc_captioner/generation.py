@@ -33,14 +33,25 @@ class Bridge:
     ask: tuple[int, ...]
 
     def after(self, caption_ids: Sequence[int], eos_token_ids: Sequence[int]) -> list[int]:
-        """Tokens to put behind a first caption, so that a cut-off one is closed as the chat template closes it."""
+        """Tokens to put behind a first caption, so that a cut-off one is closed as the chat template closes it.
+
+        Args:
+            caption_ids (`Sequence[int]`): Tokens of a first caption.
+            eos_token_ids (`Sequence[int]`): Tokens that end a turn.
+        """
         closed = bool(caption_ids) and caption_ids[-1] in eos_token_ids
         return [*(() if closed else self.close), *self.ask]
 
 
 @dataclass(frozen=True)
 class Turns:
-    """Token ids of one sample's two turns; both captions end with their end-of-turn token unless they were cut off."""
+    """Token ids of one sample's two turns; both captions end with their end-of-turn token unless they were cut off.
+
+    Args:
+        first (`list[int]`): The first caption.
+        bridge (`list[int]`): What was put between the turns: end of turn, instruction, beginning of the next turn.
+        second (`list[int]`): The correction.
+    """
 
     first: list[int]
     bridge: list[int]
@@ -88,7 +99,11 @@ def _is_text(processor: ProcessorMixin, token: int) -> bool:
 
 
 def vision_token_ids(config: Any) -> list[int]:
-    """Ids of the tokens that stand for images and videos; a sampled one would not match the image features."""
+    """Ids of the tokens that stand for images and videos; a sampled one would not match the image features.
+
+    Args:
+        config: Configuration of the model.
+    """
     names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
     ids = (getattr(config, name, None) for name in names)
     return sorted({token for token in ids if token is not None})

@@ -29,7 +29,12 @@ class HubError(RuntimeError):
 
 
 def cached_commit(repo_id: str, revision: str | None = None) -> str | None:
-    """The commit that a model loaded from the Hub has; `None` for a folder, or what was never loaded."""
+    """The commit that a model loaded from the Hub has; `None` for a folder, or what was never loaded.
+
+    Args:
+        repo_id (`str`): Folder or Hub id.
+        revision (`str`, *optional*): Branch, tag or commit.
+    """
     if Path(repo_id).exists():
         return None
     try:
@@ -92,7 +97,11 @@ def name_package(requirements: Path, package: str) -> None:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether trying again later may help: the network, a rate limit or the server's own trouble; no refusal."""
+    """Whether trying again later may help: the network, a rate limit or the server's own trouble; no refusal.
+
+    Args:
+        error (`BaseException`): What the Hub or the network raised.
+    """
     for cause in _causes(error):
         if isinstance(cause, (OfflineModeIsEnabled, LocalTokenNotFoundError, HFValidationError)):
             return False
@@ -107,6 +116,9 @@ def without_tokens(text: str, *tokens: str | None) -> str:
     """`text` with every access token in it blotted out: the login's, `tokens`, and whatever looks like one.
 
     A server may well repeat what it was sent in the error it answers with.
+
+    Args:
+        text (`str`): Any text.
     """
     for token in (get_token(), *tokens):
         if token:

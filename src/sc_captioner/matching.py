@@ -64,12 +64,23 @@ EPSILON = 1e-6  # the released code's guard against division by zero; it also ma
 
 
 def f1_score(precision: float, recall: float) -> float:
-    """Harmonic mean with the released guard in the denominator."""
+    """Harmonic mean with the released guard in the denominator.
+
+    Args:
+        precision (`float`): In [0, 1].
+        recall (`float`): In [0, 1].
+    """
     return 2 * precision * recall / (precision + recall + EPSILON)
 
 
 def similarities(encoder: PhraseEncoder, rows: Sequence[str], columns: Sequence[str]) -> NDArray[np.float32]:
-    """Cosines of every row phrase with every column phrase, shape `(len(rows), len(columns))`, in [-1, 1]."""
+    """Cosines of every row phrase with every column phrase, shape `(len(rows), len(columns))`, in [-1, 1].
+
+    Args:
+        encoder ([`PhraseEncoder`]): Vectors of phrases, each of length 1.
+        rows (`Sequence[str]`): Phrases, `N` of them.
+        columns (`Sequence[str]`): Phrases, `M` of them.
+    """
     if not rows or not columns:
         return np.zeros((len(rows), len(columns)), dtype=np.float32)
     vectors = encoder.encode([*rows, *columns])
@@ -77,7 +88,11 @@ def similarities(encoder: PhraseEncoder, rows: Sequence[str], columns: Sequence[
 
 
 def written(phrase: Phrase) -> str:
-    """A phrase as one string; the terms of a triple are joined by blanks."""
+    """A phrase as one string; the terms of a triple are joined by blanks.
+
+    Args:
+        phrase (`Phrase`): A phrase or a triple.
+    """
     return phrase if isinstance(phrase, str) else " ".join(phrase)
 
 
@@ -85,6 +100,11 @@ def alike(first: Phrase, second: Phrase, lexicon: Lexicon) -> bool:
     """CAPTURE's second stage: one phrase is a substring of the other, or they share a WordNet synonym.
 
     Triples are alike if all their terms are.
+
+    Args:
+        first (`Phrase`): A phrase or a triple.
+        second (`Phrase`): Another of the same kind.
+        lexicon ([`Lexicon`]): Synonyms.
     """
     if isinstance(first, str) and isinstance(second, str):
         return first in second or second in first or lexicon.are_synonyms(first, second)
@@ -112,7 +132,11 @@ class Pairing:
             yield from map(written, self.free)
 
     def settled(self, encoder: PhraseEncoder) -> Match:
-        """The whole match: leftovers add their best cosine on the other side."""
+        """The whole match: leftovers add their best cosine on the other side.
+
+        Args:
+            encoder ([`PhraseEncoder`]): Vectors of phrases.
+        """
         pairs = self.exact + self.synonym
         candidate_sum = reference_sum = float(pairs)
         if self.left and self.free:
@@ -130,6 +154,12 @@ def pair_off(candidates: Collection[Phrase], references: Collection[Phrase], lex
 
     Where a phrase has several partners the released code takes whichever comes first in its set; here both sides are
     sorted, and each candidate takes the first free reference.
+
+    Args:
+        candidates (`Collection[Phrase]`): Phrases or triples of the caption to score; one that occurs twice counts
+            twice.
+        references (`Collection[Phrase]`): Those of the reference.
+        lexicon ([`Lexicon`]): Synonyms.
     """
     ours, theirs = Counter(candidates), Counter(references)
     exact = (ours & theirs).total()
@@ -148,7 +178,7 @@ def pair_off(candidates: Collection[Phrase], references: Collection[Phrase], lex
 def match(
     candidates: Collection[Phrase], references: Collection[Phrase], lexicon: Lexicon, encoder: PhraseEncoder
 ) -> Match:
-    """Three-stage match: equal, alike, and for the rest the best cosine on the other side (method, section 6).
+    """Three-stage match: equal, alike, and for the rest the best cosine on the other side (docs/concepts.md).
 
     Args:
         candidates, references (`Collection[str]` or `Collection[tuple]`): Phrases or triples; a phrase that occurs
@@ -160,7 +190,12 @@ def match(
 
 
 def lemmatised(graph: SceneGraph, lexicon: Lexicon) -> LemmatisedGraph:
-    """The LEMMATISED view of a graph (method, section 3)."""
+    """A graph by lemmas: nouns for heads, adjectives for attributes; attributes with " of" in them are dropped.
+
+    Args:
+        graph ([`SceneGraph`]): As parsed.
+        lexicon ([`Lexicon`]): Lemmas of nouns and adjectives.
+    """
     heads = [lexicon.noun_lemma(entity.head) for entity in graph.entities]
     attributes: dict[str, set[str]] = {}
     for head, entity in zip(heads, graph.entities):
@@ -176,7 +211,13 @@ def lemmatised(graph: SceneGraph, lexicon: Lexicon) -> LemmatisedGraph:
 
 @dataclass(frozen=True, slots=True)
 class LemmatisedGraph:
-    """Objects, attributes by head and triples, heads as noun lemmas, attributes as adjective lemmas."""
+    """Objects, attributes by head and triples, heads as noun lemmas, attributes as adjective lemmas.
+
+    Args:
+        objects (`frozenset[str]`): Heads.
+        attributes (`dict[str, frozenset[str]]`): By head.
+        triples (`frozenset[tuple[str, str, str]]`): Head, predicate, head.
+    """
 
     objects: frozenset[str]
     attributes: dict[str, frozenset[str]]
@@ -185,7 +226,11 @@ class LemmatisedGraph:
 
 @lru_cache(1)
 def stop_words() -> frozenset[str]:
-    """Heads that name no object, such as `background` or `image`: `capture_metric.stop_words.stop_words_list`."""
+    """Heads that name no object, such as `background` or `image`: `capture_metric.stop_words.stop_words_list`.
+
+    Raises:
+        ImportError: If capture_metric is not installed, or holds no such list.
+    """
     # Read from its file: importing the package imports torch and tries to download NLTK data.
     import ast
     import importlib.util
@@ -202,7 +247,7 @@ def stop_words() -> frozenset[str]:
 
 
 class Mentions:
-    """Which phrases occur in a text (method, section 6): the n-grams of one caption, lemmatised on first use.
+    """Which phrases occur in a text: the n-grams of one caption, lemmatised on first use.
 
     A phrase of n words occurs if an n-gram, lemmatised, equals its lemmas or is [`alike`] them; a phrase of two words
     also if it is written as one, a phrase of one word also if it is written as two.
@@ -236,14 +281,24 @@ class Mentions:
         return lemma in grams or any(alike(gram, lemma, self.lexicon) for gram in grams)
 
     def ngrams(self, size: int, glue: str = " ") -> frozenset[str]:
-        """Runs of `size` words in lower case, joined by `glue`."""
+        """Runs of `size` words in lower case, joined by `glue`.
+
+        Args:
+            size (`int`): Words in a row, 1 or more.
+            glue (`str`, defaults to `" "`): What stands between them.
+        """
         if (size, glue) not in self._written:
             runs: Iterable[tuple[str, ...]] = zip(*(self.words[i:] for i in range(size)))
             self._written[size, glue] = frozenset(glue.join(run) for run in runs)
         return self._written[size, glue]
 
     def lemmas(self, size: int, glue: str = " ") -> frozenset[str]:
-        """Lemmatised n-grams, each tagged by itself."""
+        """Lemmatised n-grams, each tagged by itself.
+
+        Args:
+            size (`int`): Words in a row, 1 or more.
+            glue (`str`, defaults to `" "`): What stands between them.
+        """
         if (size, glue) not in self._lemmas:
             self._lemmas[size, glue] = frozenset(map(self.lexicon.phrase_lemma, self.ngrams(size, glue)))
         return self._lemmas[size, glue]

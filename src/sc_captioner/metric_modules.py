@@ -26,14 +26,29 @@ class SceneGraphModule:
     _loaded: tuple[dict[str, Any], CaptionReader] | None = None
 
     def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:
-        """Score captions: lists with one entry per caption, or dicts by image id."""
+        """Score captions: lists with one entry per caption, or dicts by image id.
+
+        Args:
+            predictions (`list[str]` or `dict`): One caption per sample, or a dict from image id.
+            references (`list` or `dict`): One reference, or a list of them, per sample; or a dict.
+            kwargs: The module's other inputs, and settings.
+        """
         given = {"predictions": predictions, "references": references}
         given |= {name: kwargs.pop(name) for name in self.checks if name in kwargs}
         columns = self._checked(given) if any(column is not None for column in given.values()) else {}
         return super().compute(**columns, **kwargs)  # type: ignore[misc]
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Add captions; `compute()` scores all that were added."""
+        """Add captions; `compute()` scores all that were added.
+
+        Args:
+            predictions (`list[str]`): One caption per sample.
+            references (`list[str]` or `list[list[str]]`): One reference, or a list of them, per sample.
+            kwargs: The module's other inputs, one entry per sample in each.
+
+        Raises:
+            ValueError: If there is no such input, or one is missing or of another length.
+        """
         unknown = [name for name in kwargs if name not in self.checks]
         if unknown:
             raise ValueError(f"Unknown inputs {unknown}: a batch has {', '.join(self.checks)}.")
@@ -41,7 +56,13 @@ class SceneGraphModule:
         super().add_batch(**self._checked(given))  # type: ignore[misc]
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Add one caption; `compute()` scores all that were added."""
+        """Add one caption; `compute()` scores all that were added.
+
+        Args:
+            prediction (`str`): A caption.
+            reference (`str` or `list[str]`): Its reference, or a list of them.
+            kwargs: The module's other inputs.
+        """
         self.add_batch(
             predictions=[prediction], references=[reference], **{name: [value] for name, value in kwargs.items()}
         )

@@ -66,12 +66,20 @@ class RunSettings:
     versions: dict[str, str] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
-        """Write the settings as JSON."""
+        """Write the settings as JSON.
+
+        Args:
+            path (`str | Path`): The JSON file.
+        """
         Path(path).write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> RunSettings:
-        """Settings that `save` wrote."""
+        """Settings that `save` wrote.
+
+        Args:
+            path (`str | Path`): A file that [`RunSettings.save`] wrote.
+        """
         return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
 
     @classmethod
@@ -204,7 +212,11 @@ def model_card(
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` is the id of a repository rather than a folder or file here."""
+    """Whether `name` is the id of a repository rather than a folder or file here.
+
+    Args:
+        name (`str`): What the user calls a model or dataset.
+    """
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).exists()
 
 

@@ -30,9 +30,9 @@ class SelfCorrectingImageToTextPipeline(Pipeline):
         # {"first": "...", "corrections": ["..."], "revisions": [{"added_objects": [...], ...}]}
 
     Args:
-        prompt, instruction (`str`, *optional*), parser, lexicon: As in [`SelfCorrectingCaptioner.from_pretrained`];
-            transformers loads an adapter as its base model, so that the texts of an adapter are to be given.
-        kwargs: As in [`~transformers.Pipeline`].
+        args, kwargs: Of [`~transformers.Pipeline`], and `prompt`, `instruction` (`str`, *optional*), `parser` and
+            `lexicon` as in [`SelfCorrectingCaptioner`]. transformers loads an adapter as its base model, so that the
+            texts of an adapter are to be given.
     """
 
     _load_processor: Any = True
@@ -66,12 +66,14 @@ class SelfCorrectingImageToTextPipeline(Pipeline):
         return {}, generation, {}
 
     def preprocess(self, input_: Any, **unused: Any) -> Any:
+        """As in [`~transformers.Pipeline`]: a batch of images, passed on as it is."""
         return input_
 
     def _forward(self, input_tensors: Any, **generation: Any) -> Any:
         return self.captioner(input_tensors["images"], batch_size=len(input_tensors["images"]), **generation)
 
     def postprocess(self, model_outputs: Any, **unused: Any) -> list[dict[str, Any]]:
+        """As in [`~transformers.Pipeline`]: results as dictionaries."""
         return [result.to_dict() for result in model_outputs]
 
 

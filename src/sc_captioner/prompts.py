@@ -1,6 +1,6 @@
 """The two things a captioner is told; every entry point lets a user say something else."""
 
-# Both as in the released system, so that its models and ours can be compared (method page, sections 1 and 7).
+# Both as in the released system, so that its models and ours can be compared.
 CAPTION_PROMPT = "Describe this image in detail."
 CORRECTION_INSTRUCTION = (
     "The previous response is not very good. Please review the objects, attributes and relations in the caption. "

@@ -33,6 +33,9 @@ class Annotations:
 
         Only the captions must be there.
 
+        Args:
+            folder (`str | Path`): Where the files are.
+
         Raises:
             DatasetError: If the captions are missing or a file is not in its form; the message names file and line.
         """
@@ -55,6 +58,9 @@ class Annotations:
 
         A prediction belongs to the image that its `id` names, or, where there are no ids, to the one whose reference
         its `label` is (blanks apart); images with equal references are taken in their order.
+
+        Args:
+            predictions (`Sequence[Mapping[str, Any]]`): Rows with `id` or `label`.
 
         Raises:
             DatasetError: If a prediction belongs to no image; the message names its row.

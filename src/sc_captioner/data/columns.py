@@ -110,6 +110,9 @@ def conversation(prompt: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
     The content stays a string: TRL puts the row's image before the text of the first user turn
     (`trl.data_utils.prepare_multimodal_messages`). Content blocks in an Arrow column would all carry the keys of each
     other, with `None` in them, which some chat templates render.
+
+    Args:
+        prompt (`str | list[dict[str, Any]]`): A text, or a conversation of messages `{"role", "content"}`.
     """
     return prompt if _is_conversation(prompt) else [{"role": "user", "content": prompt}]  # type: ignore[return-value]
 
@@ -130,7 +133,13 @@ def conversational(dataset: DatasetT) -> DatasetT:
 
 
 def with_column(dataset: Dataset, name: str, values: list[Any]) -> Dataset:
-    """The dataset with one column set to `values`; the others (images above all) stay where they are, unread."""
+    """The dataset with one column set to `values`; the others (images above all) stay where they are, unread.
+
+    Args:
+        dataset (`Dataset`): A map-style dataset.
+        name (`str`): Column to set; a new one comes last.
+        values (`list[Any]`): One value per row.
+    """
     if name in dataset.column_names:
         dataset = dataset.remove_columns(name)
     return dataset.add_column(name, values)
@@ -150,7 +159,12 @@ def _conversational_features(features: Any) -> Any:
 
 
 def with_raw_images(dataset: DatasetT, column: str = "image") -> DatasetT:
-    """Images as bytes or path: decoding is then ours to try, and a bad one names its row."""
+    """Images as bytes or path: decoding is then ours to try, and a bad one names its row.
+
+    Args:
+        dataset (`DatasetT`): Rows with an image column.
+        column (`str`, defaults to `"image"`): Name of that column.
+    """
     import datasets
 
     if dataset.features is not None and isinstance(dataset.features.get(column), datasets.Image):
@@ -239,7 +253,16 @@ class _GoodRows:
 
 
 def check_column_names(names: Sequence[str], setting: str, required: Sequence[str]) -> None:
-    """Raises a [`DatasetError`] that names the first missing column and the setting that mends it."""
+    """Checks that no column is missing.
+
+    Args:
+        names (`Sequence[str]`): Columns that the dataset has.
+        setting (`str`): How the user calls the dataset.
+        required (`Sequence[str]`): Columns that it must have.
+
+    Raises:
+        DatasetError: If one is missing; the message names the first and the setting that mends it.
+    """
     for column in required:
         if column not in names:
             raise DatasetError(
@@ -305,7 +328,11 @@ def _image_problem(value: Any) -> str | None:
 
 
 def bytes_of(path: str) -> bytes:
-    """What a file holds; `path` may be an address of any file system that fsspec knows."""
+    """What a file holds; `path` may be an address of any file system that fsspec knows.
+
+    Args:
+        path (`str`): A path or an address such as `hf://...`.
+    """
     if "://" not in path:
         with open(os.path.expanduser(path), "rb") as file:
             return file.read()

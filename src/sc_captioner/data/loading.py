@@ -85,7 +85,15 @@ def open_source(
     seed: int,
     streaming: bool,
 ) -> Any:
-    """The rows of a source by name, as they are; arguments and errors are those of [`load_caption_dataset`]."""
+    """The rows of a source by name, as they are.
+
+    Args:
+        name (`str`): As `name_or_path` of [`load_caption_dataset`].
+        split, config, revision, num_samples, seed, streaming: As there.
+
+    Raises:
+        DatasetError: If the source cannot be found or read.
+    """
     import datasets
 
     if name == "scenes":

@@ -55,7 +55,13 @@ def load_processor(
 
 
 def cannot_be_loaded(name: str, error: Exception, setting: str = "model_name_or_path") -> ModelError:
-    """The error that tells a user why there is no model of this name, and what to do."""
+    """The error that tells a user why there is no model of this name, and what to do.
+
+    Args:
+        name (`str`): Folder or Hub id that was asked for.
+        error (`Exception`): What loading it raised.
+        setting (`str`, defaults to `"model_name_or_path"`): The setting that the user has to change.
+    """
     path = Path(name).expanduser()
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
         return ModelError(

@@ -57,17 +57,31 @@ class PreparationReport:
 
     @classmethod
     def load(cls, path: Path) -> PreparationReport:
-        """Read what [`save`] wrote."""
+        """Read what [`save`] wrote.
+
+        Args:
+            path (`Path`): A file that [`PreparationReport.save`] wrote.
+        """
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, at one stroke."""
+        """Write it as JSON, at one stroke.
+
+        Args:
+            path (`Path`): The JSON file; its folder must be there.
+        """
         part = path.with_suffix(".part")
         part.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         part.replace(path)
 
     def drop(self, row: int, problem: str, path: str | None) -> None:
-        """Count a bad row under its reason: the problem without what differs from row to row."""
+        """Count a bad row under its reason: the problem without what differs from row to row.
+
+        Args:
+            row (`int`): Place of the row in its source, from 0.
+            problem (`str`): Why it cannot be used, as [`row_problem`] says it.
+            path (`str`, *optional*): Image file of the row, where it has one.
+        """
         reason = re.sub(r"\d+", "N", problem.replace(path, "...") if path else problem)
         self.dropped.setdefault(reason, {"count": 0, "first_row": row, "example": problem})["count"] += 1
 

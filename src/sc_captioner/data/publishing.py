@@ -32,7 +32,16 @@ class DatasetRepository:
         self._call("create_repo", private=private, exist_ok=True)
 
     def add_shard(self, folder: Path, shard: dict[str, Any], keep: bool) -> None:
-        """Send a shard that is not there yet, note it in its entry, and remove the file unless it is to be kept."""
+        """Send a shard that is not there yet, note it in its entry, and remove the file unless it is to be kept.
+
+        Args:
+            folder (`Path`): Folder of the dataset.
+            shard (`dict[str, Any]`): Entry of the report; gets the key `published`.
+            keep (`bool`): Whether the file stays here.
+
+        Raises:
+            DatasetError: If the file is gone to another repository, or the Hub does not take it.
+        """
         published = shard.get("published", {})
         if published.get("repo_id") != self.repo_id:
             file = folder / shard["file"]
@@ -47,7 +56,12 @@ class DatasetRepository:
             (folder / shard["file"]).unlink(missing_ok=True)
 
     def complete(self, split: str, report: PreparationReport) -> None:
-        """Send the card and remove shards of the split that an earlier, longer version left there."""
+        """Send the card and remove shards of the split that an earlier, longer version left there.
+
+        Args:
+            split (`str`): Split that is complete.
+            report ([`PreparationReport`]): What it holds.
+        """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard
 
         names = self._call("list_repo_files")

@@ -78,6 +78,10 @@ def found_image(path: str, root: str | Path) -> str:
 
     Released files name images by paths of the machine they were made on, of which only the last part can be trusted.
     A path that is found nowhere comes back as written.
+
+    Args:
+        path (`str`): As the file writes it.
+        root (`str | Path`): Folder to look in.
     """
     if "://" in path:
         return path

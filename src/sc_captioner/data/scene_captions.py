@@ -29,7 +29,7 @@ from ..scene_graph.graph import Entity, Relation, SceneGraph
 
 SHAPES = ("circle", "diamond", "heart", "square", "star", "triangle")
 # No two colours, and not the two sizes, are closer than 0.7 in all-MiniLM-L6-v2: a reward that takes near phrases for
-# equal ones (method, section 4: hits above 0.7) still tells them apart. Red, blue, large would fail that.
+# equal ones (hits above 0.7) still tells them apart. Red, blue, large would fail that.
 COLORS = ("black", "brown", "green", "orange", "purple", "yellow")
 SIZES = ("small", "big")
 PLACES = {"to left of": "to the left of", "to right of": "to the right of", "above": "above", "below": "below"}
@@ -46,14 +46,24 @@ _WORDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """What a caption says of one thing; `None` where it leaves the size or the colour out."""
+    """What a caption says of one thing; `None` where it leaves the size or the colour out.
+
+    Args:
+        shape (`str`): Its noun, as in `star`.
+        size (`str`, *optional*): `small` or `big`.
+        color (`str`, *optional*): Name of the colour.
+    """
 
     shape: str
     size: str | None = None
     color: str | None = None
 
     def phrase(self, definite: bool = False) -> str:
-        """Noun phrase with its article: `the star` or `a big black star`."""
+        """Noun phrase with its article: `the star` or `a big black star`.
+
+        Args:
+            definite (`bool`, defaults to `False`): The noun alone, with `the`.
+        """
         if definite:
             return f"the {self.shape}"
         words = [word for word in (self.size, self.color, self.shape) if word]
@@ -81,7 +91,12 @@ class Description:
 
 
 def caption_of(description: Description, rng: random.Random) -> str:
-    """A caption that says all of `description` and nothing else; `rng` chooses among the ways of wording it."""
+    """A caption that says all of `description` and nothing else; `rng` chooses among the ways of wording it.
+
+    Args:
+        description ([`Description`]): What to say.
+        rng (`random.Random`): Chooses the words.
+    """
     styles = [_chain_sentences, _listing_sentences]
     if len(description.things) <= 2:  # for more things this style is far longer than the others
         styles.append(_describing_sentences)
@@ -93,6 +108,10 @@ def caption_sentences(num_captions: int, seed: int = 0) -> list[tuple[str, Scene
 
     They come from captions of random content, right and wrong ones alike: one to four things, sizes and colours now
     and then left out, any relation between any two things. Equal seeds give equal lists.
+
+    Args:
+        num_captions (`int`): Captions that the sentences come from, 0 or more.
+        seed (`int`, defaults to `0`): Of their content.
     """
     rng = random.Random(f"sentences-{seed}")
     pairs = []
@@ -114,6 +133,9 @@ def caption_sentences(num_captions: int, seed: int = 0) -> list[tuple[str, Scene
 def caption_graph(caption: str) -> SceneGraph:
     """Gold graph of a caption of this language, sentence graphs side by side as a sentence parser would give them.
 
+    Args:
+        caption (`str`): A caption of this language.
+
     Raises:
         ValueError: If the caption is not of the language; the message holds the first grammar error.
     """
@@ -132,6 +154,9 @@ def grammar_errors(caption: str) -> list[str]:
     Every caption of `caption_of` and every recombination of its phrases that the grammar allows is accepted; truth
     does not matter. Reported are missing or wrong articles, missing subjects and other fragments, repeated words,
     words from outside the language, sentences without a capital or a full stop, and an empty caption.
+
+    Args:
+        caption (`str`): Any text.
     """
     sentences = split_sentences(caption)
     errors = [] if sentences else ["the caption is empty"]
@@ -151,12 +176,20 @@ def grammar_errors(caption: str) -> list[str]:
 
 
 def is_grammatical(caption: str) -> bool:
-    """Whether `grammar_errors` finds nothing."""
+    """Whether `grammar_errors` finds nothing.
+
+    Args:
+        caption (`str`): Any text.
+    """
     return not grammar_errors(caption)
 
 
 def split_sentences(caption: str) -> list[str]:
-    """Sentences of a caption, by end marks followed by a space."""
+    """Sentences of a caption, by end marks followed by a space.
+
+    Args:
+        caption (`str`): Any text.
+    """
     return [sentence for sentence in _SENTENCE_END.split(caption.strip()) if sentence]
 
 

@@ -76,7 +76,15 @@ _QUESTIONS_PER_SCENE = 5
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One thing of a scene and its cell; rows and columns count from 0 at the top left."""
+    """One thing of a scene and its cell; rows and columns count from 0 at the top left.
+
+    Args:
+        shape (`str`): Its noun, as in `star`.
+        color (`str`): Name of the colour.
+        size (`str`): `small` or `big`.
+        row (`int`): 0 to 2.
+        column (`int`): 0 to 2.
+    """
 
     shape: str
     color: str
@@ -118,7 +126,11 @@ class Scene:
 
     @classmethod
     def from_json(cls, text: str) -> Scene:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`.
+
+        Args:
+            text (`str`): What `to_json` gave.
+        """
         scene = json.loads(text)
         things = tuple(Thing(**thing) for thing in scene["things"])
         shifts, marks = (tuple((x, y) for x, y in scene.get(name, ())) for name in ("shifts", "marks"))
@@ -178,6 +190,11 @@ def build_scenes(num_samples: int, seed: int = 0, split: str = "train", world: W
 def sampled_scenes(num_samples: int, seed: int, split: str = "train", world: World = "plain") -> Iterator[Scene]:
     """`num_samples` different scenes of a split.
 
+    Args:
+        num_samples (`int`): Number of scenes, 1 or more.
+        seed (`int`): Equal seeds give equal scenes.
+        split (`str`, defaults to `"train"`): `"train"` or `"test"`, which share no scene.
+
     Raises:
         ValueError: If `num_samples` is below 1, `split` is neither `"train"` nor `"test"`, or `world` is unknown.
     """
@@ -199,7 +216,11 @@ def sampled_scenes(num_samples: int, seed: int, split: str = "train", world: Wor
 
 
 def description_of(scene: Scene) -> Description:
-    """What the reference caption of a scene says (module docstring): all things, and a chain of relations."""
+    """What the reference caption of a scene says (module docstring): all things, and a chain of relations.
+
+    Args:
+        scene ([`Scene`]): A scene.
+    """
     mentions = tuple(Mention(thing.shape, thing.size, thing.color) for thing in scene.things)
     relations = []
     for i, (thing, following) in enumerate(zip(scene.things, scene.things[1:])):
@@ -209,12 +230,22 @@ def description_of(scene: Scene) -> Description:
 
 
 def scene_graph_of(scene: Scene) -> SceneGraph:
-    """Gold graph of a scene's reference caption, whatever its wording."""
+    """Gold graph of a scene's reference caption, whatever its wording.
+
+    Args:
+        scene ([`Scene`]): A scene.
+    """
     return description_of(scene).graph()
 
 
 def relation_holds(subject: Thing, predicate: str, other: Thing) -> bool:
-    """Whether a relation is true of two things by their cells, e.g. `above`: any row above, in whatever column."""
+    """Whether a relation is true of two things by their cells, e.g. `above`: any row above, in whatever column.
+
+    Args:
+        subject ([`Thing`]): The thing that the relation is said of.
+        predicate (`str`): A predicate of the scenes' language.
+        other ([`Thing`]): The thing that it stands to.
+    """
     return {
         "to left of": subject.column < other.column,
         "to right of": subject.column > other.column,
@@ -228,6 +259,10 @@ def relation_questions(scene: Scene, rng: random.Random) -> list[dict[str, str]]
 
     They ask about neighbours of the reading order in the direction that the reference states, or turned around, so
     that a complete caption answers all of them; both answers occur.
+
+    Args:
+        scene ([`Scene`]): A scene.
+        rng (`random.Random`): Chooses among the questions.
     """
     pools: dict[str, list[str]] = {"yes": [], "no": []}
     for thing, following in zip(scene.things, scene.things[1:]):
@@ -248,7 +283,11 @@ def relation_questions(scene: Scene, rng: random.Random) -> list[dict[str, str]]
 
 
 def drawn(scene: Scene) -> Image.Image:
-    """The picture of a scene, RGB, 84 x 84."""
+    """The picture of a scene, RGB, 84 x 84.
+
+    Args:
+        scene ([`Scene`]): A scene.
+    """
     from PIL import Image
 
     side = CELL * GRID
@@ -263,7 +302,11 @@ def drawn(scene: Scene) -> Image.Image:
 
 
 def picture_bytes(scene: Scene) -> bytes:
-    """The picture of a scene as a PNG file."""
+    """The picture of a scene as a PNG file.
+
+    Args:
+        scene ([`Scene`]): A scene.
+    """
     buffer = io.BytesIO()
     drawn(scene).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()

@@ -23,7 +23,12 @@ _BLOCK = 64  # weights that share a scale in 4 bits (bitsandbytes)
 
 @dataclass(frozen=True)
 class ImageSize:
-    """Width and height in pixels."""
+    """Width and height in pixels.
+
+    Args:
+        width (`int`): In pixels.
+        height (`int`): In pixels.
+    """
 
     width: int
     height: int

@@ -19,7 +19,13 @@ _TILE_TOKENS, _TILE_WORDS = 4096, 32768
 
 @dataclass(frozen=True)
 class GPU:
-    """Peak of dense bfloat16 arithmetic in FLOP/s, bandwidth in byte/s, memory in bytes, by the maker's data sheet."""
+    """Peak of dense bfloat16 arithmetic in FLOP/s, bandwidth in byte/s, memory in bytes, by the maker's data sheet.
+
+    Args:
+        flops (`float`): Dense bfloat16 arithmetic, FLOP/s.
+        bandwidth (`float`): Of its memory, byte/s.
+        memory (`float`): In bytes.
+    """
 
     flops: float
     bandwidth: float
@@ -137,6 +143,9 @@ def estimate(
         caption_tokens (`int`): Usual length.
         utilization (`float`): Share of `gpu.flops` that is reached.
         bandwidth_utilization (`float`): Share of `gpu.bandwidth` that is reached in generation.
+        model ([`ModelCost`]): What one token, one image and one parameter cost.
+        stage ([`Stage`]): Settings of the recipe.
+        gpu ([`GPU`]): Its data sheet.
     """
     memory, peak = _memory(model, stage)
     usual = min(caption_tokens, stage.longest)

@@ -50,6 +50,7 @@ def turns_from_references(references: Sequence[str], lexicon: Lexicon, seed: int
     Args:
         references (`Sequence[str]`): Reference captions, at least one.
         seed (`int`): Equal seeds give equal captions.
+        lexicon ([`Lexicon`]): Splits captions into sentences.
     """
     rng = random.Random(seed)
     sentences = [lexicon.sentences(reference) for reference in references]
@@ -78,6 +79,10 @@ def parsed_run(
         rows (`Sequence[Mapping]`): `label`, `predict`, `predict_turn2` and, where known, `extra_objects` and
             `extra_attributes`.
         preset (`str`): Of the reward.
+        name (`str`): What tables call the parser.
+        parser ([`SceneGraphParser`]): The parser.
+        lexicon ([`Lexicon`]): Lemmas and synonyms.
+        encoder ([`PhraseEncoder`]): Vectors of phrases.
 
     Raises:
         KeyError: If the parser looks graphs up and has none of a sentence.
@@ -107,6 +112,11 @@ def parsed_run(
 
 def agreement(one: ParsedRun, two: ParsedRun, lexicon: Lexicon) -> dict[str, Any]:
     """How far two parsers agree on the same captions, JSON-serialisable.
+
+    Args:
+        one ([`ParsedRun`]): Captions by the parser that counts as gold.
+        two ([`ParsedRun`]): The same captions by another parser.
+        lexicon ([`Lexicon`]): Lemmas, for equal facts.
 
     Returns:
         `dict`: `graphs` (share of sentences with equal facts after lemmatisation, and F1 per kind with the first
@@ -149,7 +159,11 @@ def _number_agreement(name: str, first: Sequence[float | None], second: Sequence
 
 
 def agreement_table(result: Mapping[str, Any]) -> str:
-    """The agreement as two Markdown tables."""
+    """The agreement as two Markdown tables.
+
+    Args:
+        result (`Mapping[str, Any]`): What [`agreement`] gave.
+    """
     one, two = result["parsers"]
     graphs = result["graphs"]
     kinds = ("facts", "objects", "attributes", "relations")
@@ -180,7 +194,13 @@ def agreement_table(result: Mapping[str, Any]) -> str:
 
 
 def plot_agreement(one: ParsedRun, two: ParsedRun, path: Path) -> None:
-    """One scatter plot per number, a point per caption, as a PNG file."""
+    """One scatter plot per number, a point per caption, as a PNG file.
+
+    Args:
+        one ([`ParsedRun`]): Captions by one parser.
+        two ([`ParsedRun`]): The same captions by another.
+        path (`Path`): The PNG file.
+    """
     # Without pyplot: no display is looked for, and no state is shared.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -47,7 +47,11 @@ class TurnScores:
     made_with: dict[str, str] = field(default_factory=dict)
 
     def values(self, name: str) -> list[float | None]:
-        """Values of a score, scaled so that their plain mean is the corpus value."""
+        """Values of a score, scaled so that their plain mean is the corpus value.
+
+        Args:
+            name (`str`): Name of a score.
+        """
         values = self.per_sample[name]
         weights = self.per_sample.get(WEIGHTED.get(name, ""))
         if weights is None:
@@ -63,7 +67,12 @@ class TurnScores:
         return [name for name in scores if any(value is not None for value in self.per_sample[name])]
 
     def summary(self, intervals: bool = True) -> dict[str, Any]:
-        """Means by name, `n`, the counts, and by name under `standard_errors` and `intervals` (95 %, bootstrap)."""
+        """Means by name, `n`, the counts, and by name under `standard_errors` and `intervals` (95 %, bootstrap).
+
+        Args:
+            intervals (`bool`, defaults to `True`): Whether to resample for errors and intervals, which takes most of
+                the time.
+        """
         means: dict[str, float] = {}
         errors: dict[str, float] = {}
         bounds: dict[str, list[float]] = {}
@@ -147,14 +156,22 @@ def scores_of_turns(
 
 
 def differences(scores: Mapping[str, TurnScores]) -> dict[str, dict[str, float]]:
-    """Second turn minus first, score by score: mean, 95 % interval and p-value of the paired bootstrap."""
+    """Second turn minus first, score by score: mean, 95 % interval and p-value of the paired bootstrap.
+
+    Args:
+        scores (`Mapping[str, TurnScores]`): Of the turns `first` and `second`.
+    """
     first, second = scores["first"], scores["second"]
     names = [name for name in second.names if name in first.names]
     return {name: paired_bootstrap(first.values(name), second.values(name)).to_dict() for name in names}
 
 
 def results_of(scores: Mapping[str, TurnScores]) -> dict[str, Any]:
-    """Summaries by turn and, where there are two, their difference as `second_minus_first`; JSON-serialisable."""
+    """Summaries by turn and, where there are two, their difference as `second_minus_first`; JSON-serialisable.
+
+    Args:
+        scores (`Mapping[str, TurnScores]`): By turn, see [`scores_of_turns`].
+    """
     results: dict[str, Any] = {name: turn.summary() for name, turn in scores.items()}
     if "second" in scores:
         results["second_minus_first"] = differences(scores)

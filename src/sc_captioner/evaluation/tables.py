@@ -53,7 +53,11 @@ def score_table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def difference_table(differences: Mapping[str, Mapping[str, float]]) -> str:
-    """Paired differences with 95 % intervals and p-values, one line per score; see [`differences`]."""
+    """Paired differences with 95 % intervals and p-values, one line per score; see [`differences`].
+
+    Args:
+        differences (`Mapping[str, Mapping[str, float]]`): By name of the score, see [`differences`].
+    """
     rows = [["second turn minus first", "difference", "95 % interval", "p"]]
     for name, title in TITLES.items():
         if name in differences:
@@ -64,7 +68,11 @@ def difference_table(differences: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def result_tables(results: Mapping[str, Any]) -> str:
-    """All tables of a run: scores by turn, the difference between turns, and the corrections; see [`results_of`]."""
+    """All tables of a run: scores by turn, the difference between turns, and the corrections; see [`results_of`].
+
+    Args:
+        results (`Mapping[str, Any]`): What [`results_of`] gave.
+    """
     turns = {name: results[name] for name in ("first", "second") if name in results}
     tables = [score_table(turns)]
     if "second_minus_first" in results:
@@ -79,6 +87,9 @@ def comparison_table(comparison: Comparison) -> str:
 
     `*` and `**` mark differences with p below 0.05 and 0.01, by paired bootstrap and without correction for the
     number of comparisons.
+
+    Args:
+        comparison ([`Comparison`]): What [`compare`] gave.
     """
     baseline, *others = comparison.runs
     rows = [["turn", "score", baseline, *(text for run in others for text in (run, f"{run} minus {baseline}"))]]

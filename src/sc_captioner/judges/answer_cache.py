@@ -39,15 +39,33 @@ class AnswerCache:
 
     @staticmethod
     def key(model: str, prompt: str, caption: str, question: str) -> str:
-        """Key of an answer: SHA-256 of model, prompt version, caption and question."""
+        """Key of an answer: SHA-256 of model, prompt version, caption and question.
+
+        Args:
+            model (`str`): Name of the model that answers.
+            prompt (`str`): Version of the prompt.
+            caption (`str`): What it sees.
+            question (`str`): What it is asked.
+        """
         return hashlib.sha256(json.dumps([model, prompt, caption, question]).encode()).hexdigest()
 
     def get(self, key: str) -> str | None:
-        """The answer kept under `key`, `None` if there is none."""
+        """The answer kept under `key`, `None` if there is none.
+
+        Args:
+            key (`str`): What [`AnswerCache.key`] gave.
+        """
         return self._answers.get(key)
 
     def add(self, key: str, model: str, question: str, answer: str) -> None:
-        """Keep an answer; it is in the file when this returns."""
+        """Keep an answer; it is in the file when this returns.
+
+        Args:
+            key (`str`): What [`AnswerCache.key`] gave.
+            model (`str`): Who answered.
+            question (`str`): What was asked, for people who read the file.
+            answer (`str`): The reply as it came.
+        """
         with self._lock:
             self._answers[key] = answer
             if self.path is None:

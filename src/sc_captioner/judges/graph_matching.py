@@ -70,7 +70,12 @@ class GraphJudge:
         return f"GraphJudge(parser={self._parser.name!r}, lexicon={self._lexicon.name!r})"
 
     def answers(self, captions: Sequence[str], questions: Sequence[Sequence[str]]) -> list[list[str | None]]:
-        """`"yes"` or `"no"` per question."""
+        """`"yes"` or `"no"` per question.
+
+        Args:
+            captions (`Sequence[str]`): One caption per sample.
+            questions (`Sequence[Sequence[str]]`): Questions per sample.
+        """
         statements = {question: Statement.of(question) for asked in questions for question in asked}
         phrases = list(dict.fromkeys(statement.phrase for statement in statements.values() if statement.phrase))
         graphs = dict(zip(phrases, self._parser.parse(phrases))) if phrases else {}

@@ -20,7 +20,12 @@ class Judge(Protocol):
     name: str
 
     def answers(self, captions: Sequence[str], questions: Sequence[Sequence[str]]) -> list[list[str | None]]:
-        """An answer per question of each caption, as free text; `None` where there is none to be had."""
+        """An answer per question of each caption, as free text; `None` where there is none to be had.
+
+        Args:
+            captions (`Sequence[str]`): One caption per sample.
+            questions (`Sequence[Sequence[str]]`): Questions per sample.
+        """
         ...
 
 

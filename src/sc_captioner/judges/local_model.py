@@ -79,12 +79,22 @@ class LocalJudge:
         return f"LocalJudge({self.name!r})"
 
     def answers(self, captions: Sequence[str], questions: Sequence[Sequence[str]]) -> list[list[str | None]]:
-        """`"yes"` or `"no"` per question."""
+        """`"yes"` or `"no"` per question.
+
+        Args:
+            captions (`Sequence[str]`): One caption per sample.
+            questions (`Sequence[Sequence[str]]`): Questions per sample.
+        """
         margins = self.margins(captions, questions)
         return [["yes" if margin > 0 else "no" for margin in sample] for sample in margins]
 
     def margins(self, captions: Sequence[str], questions: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Log-odds of yes against no per question, each summed over its spellings."""
+        """Log-odds of yes against no per question, each summed over its spellings.
+
+        Args:
+            captions (`Sequence[str]`): One caption per sample.
+            questions (`Sequence[Sequence[str]]`): Questions per sample.
+        """
         from tqdm.auto import tqdm
 
         pairs = dict.fromkeys((caption, q) for caption, asked in zip(captions, questions) for q in asked)

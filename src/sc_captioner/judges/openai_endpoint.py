@@ -136,6 +136,10 @@ class OpenAIJudge:
     def answers(self, captions: Sequence[str], questions: Sequence[Sequence[str]]) -> list[list[str | None]]:
         """An answer per question, as the model wrote it; `None` where every attempt to get one failed.
 
+        Args:
+            captions (`Sequence[str]`): One caption per sample.
+            questions (`Sequence[Sequence[str]]`): Questions per sample.
+
         Raises:
             JudgeError: If the endpoint refuses the key or the model, or fails again and again.
         """

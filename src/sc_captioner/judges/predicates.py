@@ -94,7 +94,12 @@ class Predicate:
 
     @classmethod
     def read(cls, text: str, lexicon: Lexicon) -> Predicate:
-        """Take a predicate as a parser writes it: `stand to left of` is `stand` and left."""
+        """Take a predicate as a parser writes it: `stand to left of` is `stand` and left.
+
+        Args:
+            text (`str`): The predicate.
+            lexicon ([`Lexicon`]): Lemmas of its words.
+        """
         words = [word for word in text.lower().split() if word not in ("the", "a", "an", "far", "directly")]
         for size in range(min(_LONGEST, len(words)), 0, -1):
             meanings = _MEANINGS.get(" ".join(words[-size:]))
@@ -104,21 +109,36 @@ class Predicate:
         return cls(" ".join(lexicon.lemma(word) for word in words), frozenset())
 
     def is_stated_by(self, other: Predicate, lexicon: Lexicon) -> bool:
-        """Whether `other`, said of the same subject and object, says this."""
+        """Whether `other`, said of the same subject and object, says this.
+
+        Args:
+            other ([`Predicate`]): What a caption says.
+            lexicon ([`Lexicon`]): Synonyms.
+        """
         if not self.places:
             return self._same_verb(other, lexicon)
         wanted = self.places | {place for meaning in self.places for place in _IMPLIED_BY.get(meaning, ())}
         return not wanted.isdisjoint(other.places) and self._verbs_agree(other, lexicon)
 
     def is_turned_in(self, other: Predicate, lexicon: Lexicon) -> bool:
-        """Whether `other`, said with subject and object exchanged, says this: `below` for `above`."""
+        """Whether `other`, said with subject and object exchanged, says this: `below` for `above`.
+
+        Args:
+            other ([`Predicate`]): What a caption says the other way round.
+            lexicon ([`Lexicon`]): Synonyms.
+        """
         if not self.places:
             return False
         wanted = {place for meaning in self.places for place in _INVERSES.get(meaning, ())}
         return not wanted.isdisjoint(other.places) and self._verbs_agree(other, lexicon)
 
     def is_denied_by(self, other: Predicate, turned: bool = False) -> bool:
-        """Whether `other` excludes this, said of the same things (`turned`: exchanged)."""
+        """Whether `other` excludes this, said of the same things (`turned`: exchanged).
+
+        Args:
+            other ([`Predicate`]): What a caption says.
+            turned (`bool`, defaults to `False`): Whether it says so with subject and object exchanged.
+        """
         opposites = self.places if turned else {_OPPOSITES.get(place) for place in self.places}
         return any(place in _OPPOSITES and place in opposites for place in other.places)
 

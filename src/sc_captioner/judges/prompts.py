@@ -19,13 +19,23 @@ _NUMBERED = re.compile(r"^\W*(\d+)\s*[.):\-]?\s*(.*?)\s*$")
 
 
 def one_question(caption: str, question: str) -> str:
-    """Prompt for one question; the reply should be one word."""
+    """Prompt for one question; the reply should be one word.
+
+    Args:
+        caption (`str`): All that the judge sees of the picture.
+        question (`str`): A yes/no question.
+    """
     task = _TASK.format(what="the question", caption=caption)
     return f"{task}Question: {question}\n\nReply with one word, yes or no."
 
 
 def several_questions(caption: str, questions: Sequence[str]) -> str:
-    """Prompt for several questions; the reply should be one numbered line for each, see [`numbered_answers`]."""
+    """Prompt for several questions; the reply should be one numbered line for each, see [`numbered_answers`].
+
+    Args:
+        caption (`str`): All that the judge sees of the picture.
+        questions (`Sequence[str]`): Yes/no questions.
+    """
     task = _TASK.format(what="the questions", caption=caption)
     listed = "\n".join(f"{number}. {question}" for number, question in enumerate(questions, start=1))
     return (
@@ -38,6 +48,10 @@ def numbered_answers(reply: str, count: int) -> list[str | None]:
     """Answers of a reply to `several_questions`, `None` for each of the `count` questions that it leaves out.
 
     A number that comes twice has no clear answer and counts as left out.
+
+    Args:
+        reply (`str`): What the model wrote.
+        count (`int`): Number of questions.
     """
     answers: dict[int, str | None] = {}
     for line in reply.splitlines():

@@ -60,7 +60,11 @@ class Statement:
 
     @classmethod
     def of(cls, question: str) -> Statement:
-        """Turn a yes/no question: `Is the tire on the left side of the image?` is `The tire.`, left."""
+        """Turn a yes/no question: `Is the tire on the left side of the image?` is `The tire.`, left.
+
+        Args:
+            question (`str`): A yes/no question.
+        """
         text = _OPENING.sub("", question.strip().rstrip("?").rstrip(), count=1)
         regions = frozenset(region for match in _PLACE.finditer(text) for region in _regions(match["words"]))
         text = _IN_PICTURE.sub("", _PLACE.sub(" ", text))
@@ -75,6 +79,9 @@ def segments_with_regions(sentence: str) -> Iterator[tuple[str, frozenset[str]]]
 
     A place holds for the part that names it and for those after it, until another place is named: `In the background,
     there is a house, and trees on the left.`
+
+    Args:
+        sentence (`str`): One sentence of a caption.
     """
     regions: frozenset[str] = frozenset()
     for segment in _SEGMENT_END.split(sentence):

@@ -76,6 +76,13 @@ def paired_bootstrap(
     Differences below 1e-5 count as 0: the denominators of the released formulas carry an epsilon of 1e-6, so that a
     perfect score depends on the length of the caption a little, in one direction.
 
+    Args:
+        first (`Sequence[float | None]`): Score of every sample, `None` where there is none.
+        second (`Sequence[float | None]`): Scores of the same samples in the same order.
+        confidence (`float`, defaults to `0.95`): Share of the resampled means inside the interval, between 0 and 1.
+        resamples (`int`, defaults to `2000`): How often to resample.
+        seed (`int`, defaults to `0`): Of the resampling.
+
     Raises:
         ValueError: If the lists differ in length or have no sample in common.
     """

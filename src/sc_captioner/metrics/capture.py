@@ -1,4 +1,4 @@
-"""CAPTURE (Dong et al. 2024, capture_metric 0.1.13; method, section 6): F1 of objects, attributes and relations."""
+"""CAPTURE (Dong et al. 2024, capture_metric 0.1.13; docs/concepts.md): F1 of objects, attributes and relations."""
 
 from __future__ import annotations
 
@@ -46,7 +46,13 @@ class CaptionParts:
 
 
 def caption_parts(graph: SceneGraph, caption: str, lexicon: Lexicon) -> CaptionParts:
-    """The [`CaptionParts`] of a caption and its graph."""
+    """The [`CaptionParts`] of a caption and its graph.
+
+    Args:
+        graph ([`SceneGraph`]): Graph of the caption.
+        caption (`str`): Its text, which decides what counts as a noun.
+        lexicon ([`Lexicon`]): Lemmas and parts of speech.
+    """
     nouns = lexicon.nouns(caption)
     view = lemmatised(graph, lexicon)
 
@@ -99,7 +105,12 @@ def capture(
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """`items` in lists of `size`, the last one shorter."""
+    """`items` in lists of `size`, the last one shorter.
+
+    Args:
+        items (`Iterable[T]`): Anything.
+        size (`int`): 1 or more.
+    """
     chunk: list[T] = []
     for item in items:
         chunk.append(item)

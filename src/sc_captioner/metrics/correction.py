@@ -76,7 +76,11 @@ def correction_statistics(
 
 
 def right_share(counts: Mapping[str, float]) -> dict[str, float]:
-    """`..._right_share` of every kind and change: right over right and wrong, 0.0 where there are none."""
+    """`..._right_share` of every kind and change: right over right and wrong, 0.0 where there are none.
+
+    Args:
+        counts (`Mapping[str, float]`): By the names in `COUNTS`.
+    """
     return {
         f"{stem}_right_share": _share(counts[f"{stem}_right"], counts[f"{stem}_wrong"])
         for stem in dict.fromkeys(name.rsplit("_", 1)[0] for name in COUNTS)

@@ -16,13 +16,23 @@ KINDS = ("objects", "attributes", "relations")
 
 
 def set_f1(candidate: Collection[object], reference: Collection[object]) -> float:
-    """F1 of two sets, `2 |C and R| / (|C| + |R|)`; 1.0 where both are empty."""
+    """F1 of two sets, `2 |C and R| / (|C| + |R|)`; 1.0 where both are empty.
+
+    Args:
+        candidate (`Collection[object]`): What a caption says.
+        reference (`Collection[object]`): What is true.
+    """
     size = len(candidate) + len(reference)
     return 2 * len(set(candidate) & set(reference)) / size if size else 1.0
 
 
 def fact_sets(graph: SceneGraph, lexicon: Lexicon) -> dict[str, set[tuple[str, ...]]]:
-    """Facts of a graph by kind, lower case and every word lemmatised: `(head,)`, `(head, attribute)`, triples."""
+    """Facts of a graph by kind, lower case and every word lemmatised: `(head,)`, `(head, attribute)`, triples.
+
+    Args:
+        graph ([`SceneGraph`]): Any graph.
+        lexicon ([`Lexicon`]): Lemmas of words.
+    """
 
     def lemma(phrase: str) -> str:
         return " ".join(lexicon.lemma(word) for word in phrase.lower().split())

@@ -11,6 +11,11 @@ from .refined_capture import attributes_by_object
 def text(name: str, index: int, value: Any) -> str:
     """A text; half a surrogate pair, which is none and has no UTF-8 form, becomes a question mark.
 
+    Args:
+        name (`str`): Column, for the message.
+        index (`int`): Sample, for the message.
+        value: What the user gave.
+
     Raises:
         ValueError: If it is no string.
     """
@@ -21,6 +26,11 @@ def text(name: str, index: int, value: Any) -> str:
 
 def texts(name: str, index: int, value: Any) -> list[str]:
     """One or more texts, as a list.
+
+    Args:
+        name (`str`): Column, for the message.
+        index (`int`): Sample, for the message.
+        value: What the user gave.
 
     Raises:
         ValueError: If there is none, or it is neither a text nor a list of texts.
@@ -34,6 +44,11 @@ def texts(name: str, index: int, value: Any) -> list[str]:
 
 def objects(name: str, index: int, value: Any) -> list[str]:
     """Object names; `None` stands for none.
+
+    Args:
+        name (`str`): Column, for the message.
+        index (`int`): Sample, for the message.
+        value: What the user gave.
 
     Raises:
         ValueError: If it is no list of texts.
@@ -51,6 +66,8 @@ def attributes(name: str, index: int, value: Any) -> list[dict[str, Any]]:
     Args:
         value: `{object: [attribute]}`, that list, or `None`. An object whose attributes are `None` is left out:
             `datasets` gives every row of a column of dicts all keys that any row has.
+        name (`str`): Column, for the message.
+        index (`int`): Sample, for the message.
 
     Raises:
         ValueError: If it has neither form.
@@ -69,6 +86,9 @@ def attributes(name: str, index: int, value: Any) -> list[dict[str, Any]]:
 
 def aligned(columns: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Columns as lists of one length; dicts by image id are put in the order of the first column's.
+
+    Args:
+        columns (`Mapping[str, Any]`): By name, lists or dicts from image id.
 
     Raises:
         ValueError: If a column is neither a list nor a dict, they do not belong together or are empty.

@@ -19,12 +19,22 @@ T = TypeVar("T")
 
 
 def per_reference(values: Iterable[T], counts: Sequence[int]) -> list[T]:
-    """Every value as often as its sample has references."""
+    """Every value as often as its sample has references.
+
+    Args:
+        values (`Iterable[T]`): One per sample.
+        counts (`Sequence[int]`): References of each sample.
+    """
     return [value for value, count in zip(values, counts) for _ in range(count)]
 
 
 def grouped(values: Sequence[T], counts: Sequence[int]) -> list[list[T]]:
-    """The inverse of flattening: `values` in lists of `counts` entries."""
+    """The inverse of flattening: `values` in lists of `counts` entries.
+
+    Args:
+        values (`Sequence[T]`): One per reference, sample by sample.
+        counts (`Sequence[int]`): References of each sample.
+    """
     groups, start = [], 0
     for count in counts:
         groups.append(list(values[start : start + count]))
@@ -63,6 +73,17 @@ def refined_capture_over_references(
     """[`refined_capture`] with one or more references per caption; a caption's scores are means over them.
 
     A sample counts as one without attributes if it is so with every one of its references.
+
+    Args:
+        candidates (`Sequence[SceneGraph]`): Graphs of the captions to score.
+        references (`Sequence[Sequence[SceneGraph]]`): Graphs of one or more references per caption.
+        candidate_captions (`Sequence[str]`): Texts of the captions.
+        reference_captions (`Sequence[Sequence[str]]`): Texts of the references.
+        extra_objects (`Sequence[Sequence[str]]`): Objects annotated beyond the references, per image.
+        extra_attributes (`Sequence[Any]`): Annotated attributes per image.
+        lexicon ([`Lexicon`]): Lemmas and synonyms.
+        encoder ([`PhraseEncoder`]): Vectors of phrases.
+        without_attributes (`WithoutAttributes`, defaults to `"skip"`): As in [`refined_capture`].
     """
     counts = [len(sample) for sample in references]
     graphs = [graph for sample in references for graph in sample]

@@ -1,4 +1,4 @@
-"""Refined CAPTURE (arXiv 2508.06125; method, section 6): extra annotations, and attributes compared per object."""
+"""Refined CAPTURE (arXiv 2508.06125; docs/concepts.md): extra annotations, and attributes compared per object."""
 
 from __future__ import annotations
 
@@ -28,7 +28,15 @@ Attributes = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One caption and what is known of its image."""
+    """One caption and what is known of its image.
+
+    Args:
+        candidate ([`CaptionParts`]): What is compared of the caption.
+        reference ([`CaptionParts`]): What is compared of the reference.
+        recall ([`Pairing`]): Objects of both, paired.
+        precision ([`Pairing`]): The caption's objects, paired with the reference's and the annotated ones.
+        extra_attributes (`dict[str, list[str]]`): Annotated attributes by object.
+    """
 
     candidate: CaptionParts
     reference: CaptionParts
@@ -104,6 +112,10 @@ def refined_capture(
 def attributes_by_object(annotation: Attributes | Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Annotated attributes as a dict, whichever of the two forms they come in; objects without attributes drop out.
 
+    Args:
+        annotation (`Attributes | Sequence[Mapping[str, Any]]`): `{object: [attribute]}` or `[{"object": ...,
+            "attributes": [...]}]`.
+
     Raises:
         ValueError: If the form is neither.
     """
@@ -172,7 +184,13 @@ def _attributes(sample: Sample, encoder: PhraseEncoder) -> Iterator[str]:
 def nearest_objects(
     candidate: Collection[str], reference: Collection[str], encoder: PhraseEncoder
 ) -> list[tuple[str, str, float]]:
-    """Each reference object, the most similar candidate object (alphabetically first of equals), their similarity."""
+    """Each reference object, the most similar candidate object (alphabetically first of equals), their similarity.
+
+    Args:
+        candidate (`Collection[str]`): Objects of the caption, at least one.
+        reference (`Collection[str]`): Objects to find partners for, at least one.
+        encoder ([`PhraseEncoder`]): Vectors of phrases.
+    """
     ours, theirs = sorted(candidate), sorted(reference)
     cosines = similarities(encoder, ours, theirs)
     weights = cosines.max(axis=0).astype(np.float64).clip(0, 1)
@@ -205,6 +223,7 @@ def attribute_recall(
     Args:
         candidate, reference (`Mapping[str, Collection[str]]`): Attributes by object, neither side empty, no object
             without attributes.
+        encoder ([`PhraseEncoder`]): Vectors of phrases.
     """
     pairs = nearest_objects(candidate, reference, encoder)
     vectors = _Vectors([candidate[partner] for _, partner, _ in pairs] + list(reference.values()), encoder)

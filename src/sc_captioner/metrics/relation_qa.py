@@ -117,6 +117,9 @@ def yes_or_no(text: str) -> bool | None:
 
     A final answer (`... so the answer is no`) goes before the first word (`Yes, because ...`); nothing is guessed from
     the middle of a text, where `no` is mostly a determiner (`there is no dog`).
+
+    Args:
+        text (`str`): A reply in free words.
     """
     text = _THOUGHT.sub(" ", text)
     finals = _FINAL.findall(text)
@@ -144,6 +147,10 @@ def questions_of(annotations: Sequence[Any]) -> list[list[Question]]:
 
 def sample_questions(annotation: Any, index: int) -> list[Question]:
     """Questions of one sample, see [`questions_of`]; `index` is its place in error messages.
+
+    Args:
+        annotation: In one of the forms of [`questions_of`].
+        index (`int`): Place of the sample, for the message.
 
     Raises:
         ValueError: If the annotation is in none of the forms; the message names sample and question.

@@ -113,7 +113,13 @@ def line_chart(title: str, series: Mapping[str, Sequence[Point]], note: str = ""
 
 
 def interval(mean: float, error: float, span: float) -> str:
-    """A small drawing of `mean` with two standard errors to each side, on an axis from `-span` to `span`."""
+    """A small drawing of `mean` with two standard errors to each side, on an axis from `-span` to `span`.
+
+    Args:
+        mean (`float`): What to draw.
+        error (`float`): Its standard error.
+        span (`float`): Half the width of the axis, above 0.
+    """
     width, height = 180, 18
 
     def at(value: float) -> float:

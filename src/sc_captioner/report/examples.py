@@ -61,9 +61,11 @@ def marked_changes(first: str, second: str, *, removed: bool = True, added: bool
     """HTML of `second`, word by word: what `first` did not have in `<ins>`, what only `first` had in `<del>`.
 
     Args:
-        first, second (`str`): Captions.
-        removed, added (`bool`): Whether words that only one of them has are shown: without `added` the result is
-            `first` with what was taken out of it, without `removed` `second` with what was put in.
+        first (`str`): Caption before the correction.
+        second (`str`): Caption after it.
+        removed (`bool`), added (`bool`):
+            Whether words that only one of them has are shown: without `added` the result is `first` with what was
+            taken out of it, without `removed` `second` with what was put in.
     """
     old, new = _TOKEN.findall(first), _TOKEN.findall(second)
     matcher = difflib.SequenceMatcher(None, [t.strip() for t in old], [t.strip() for t in new], autojunk=False)
@@ -87,7 +89,14 @@ def _marked(tag: str, text: str) -> str:
 
 
 def example_card(example: Example, number: int, beside: str = "", more: str = "") -> str:
-    """One example as an `<article>`; `beside` is HTML next to the reward, `more` HTML that follows at full width."""
+    """One example as an `<article>`.
+
+    Args:
+        example ([`Example`]): What to show.
+        number (`int`): Its place on the page, from 1.
+        beside (`str`): HTML next to the reward.
+        more (`str`): HTML that follows at full width.
+    """
     title = escape(example.title or f"Example {number}")
     first, second = example.first_caption, example.second_caption
     correction = (
@@ -108,7 +117,12 @@ def example_card(example: Example, number: int, beside: str = "", more: str = ""
 
 
 def data_uri(image: Image.Image, longest_side: int = 512) -> str:
-    """The picture itself as an address, at most `longest_side` pixels a side; PNG or JPEG, whichever is smaller."""
+    """The picture itself as an address; PNG or JPEG, whichever is smaller.
+
+    Args:
+        image (`Image.Image`): Any picture.
+        longest_side (`int`): Pixels a side at most.
+    """
     picture = image.convert("RGB")
     picture.thumbnail((longest_side, longest_side))
     forms = []

@@ -43,6 +43,11 @@ class PairedDifference:
     def of(cls, name: str, scores: Sequence[float], baseline: Sequence[float]) -> PairedDifference:
         """From the scores of each sample, in the same order.
 
+        Args:
+            name (`str`): What was compared.
+            scores (`Sequence[float]`): Score of every sample.
+            baseline (`Sequence[float]`): Scores of the same samples to compare with.
+
         Raises:
             ValueError: If the lengths differ or there are fewer than two samples.
         """
@@ -61,7 +66,11 @@ class PairedDifference:
 
 
 def score_table(results: Mapping[str, Any]) -> str:
-    """The four rows of `results.json`; the best value of a column is marked."""
+    """The four rows of `results.json`; the best value of a column is marked.
+
+    Args:
+        results (`Mapping[str, Any]`): By stage and turn, scores by name.
+    """
     rows = [
         (f"{stage_label}, {turn_label}", results[stage][turn])
         for stage, stage_label in STAGES
@@ -97,7 +106,11 @@ def _cell(key: str, scores: Mapping[str, Any], rows: Sequence[tuple[str, Mapping
 
 
 def difference_table(differences: Sequence[PairedDifference]) -> str:
-    """One row per comparison: mean, standard error, and a drawing with two standard errors to each side."""
+    """One row per comparison: mean, standard error, and a drawing with two standard errors to each side.
+
+    Args:
+        differences (`Sequence[PairedDifference]`): What to show.
+    """
     if not differences:
         return ""
     span = max(abs(d.mean) + 2 * d.standard_error for d in differences) or 1.0

@@ -51,7 +51,12 @@ def _groups(phrase: str) -> dict[int, set[int]]:
 
 
 def contrary_attributes(first: str, second: str) -> bool:
-    """Whether two attributes of one object exclude each other: two colours, two sizes, two materials and so on."""
+    """Whether two attributes of one object exclude each other: two colours, two sizes, two materials and so on.
+
+    Args:
+        first (`str`): An attribute.
+        second (`str`): Another of the same object.
+    """
     ours, theirs = _groups(first), _groups(second)
     return any(ours[family].isdisjoint(theirs[family]) for family in ours.keys() & theirs.keys())
 
@@ -67,7 +72,12 @@ def _directions(predicate: str) -> set[int]:
 
 
 def equivalent_relations(first: tuple[str, str, str], second: tuple[str, str, str]) -> bool:
-    """Whether two triples say one thing from both ends: "cup left of jug", "jug right of cup"; "a by b", "b by a"."""
+    """Whether two triples say one thing from both ends: "cup left of jug", "jug right of cup"; "a by b", "b by a".
+
+    Args:
+        first (`tuple[str, str, str]`): Head, predicate, head.
+        second (`tuple[str, str, str]`): Head, predicate, head.
+    """
     if (first[0], first[2]) != (second[2], second[0]):
         return False
     if first[1] == second[1]:
@@ -80,6 +90,10 @@ def contrary_relations(first: tuple[str, str, str], second: tuple[str, str, str]
     """Whether two triples differ in direction: other sides ("left of" and "above"), or one with its ends swapped.
 
     Predicates that hold both ways ("near", "next to") have no direction to swap.
+
+    Args:
+        first (`tuple[str, str, str]`): Head, predicate, head.
+        second (`tuple[str, str, str]`): Head, predicate, head.
     """
     if equivalent_relations(first, second):
         return False

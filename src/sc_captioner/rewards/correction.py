@@ -67,8 +67,8 @@ class CorrectionReward(GraphReward):
     it is counted in `num_failed`, and the first one is warned about.
 
     Args:
-        preset (`"paper"` or `"released"`, *optional*, defaults to `"paper"`): The reward as the paper means it
-            (method, section 5) or as the released code computes it (section 4).
+        preset (`"paper"` or `"released"`, *optional*, defaults to `"paper"`): The reward as the paper means it, or
+            as the released code computes it (docs/concepts.md).
         parser ([`SceneGraphParser`], `str` or `Path`, *optional*, defaults to `"compact"`): See [`load_parser`].
         encoder ([`PhraseEncoder`], `SentenceTransformer`, `str` or `Path`, *optional*): See [`load_encoder`]; the
             default is the MiniLM that comes as a wheel.
@@ -144,6 +144,11 @@ class CorrectionReward(GraphReward):
     ) -> list[dict[str, float] | None]:
         """Per sample the value of every part, `unchanged` (1 if nothing changed, else 0) and `total` (the reward).
 
+        Args:
+            first_caption (`Sequence[str]`): Captions before correction, one per sample.
+            second_caption (`Sequence[str]`): Captions after it.
+            reference (`Sequence[str]`): What is right.
+
         Raises:
             ValueError: If the lists differ in length.
         """
@@ -156,6 +161,11 @@ class CorrectionReward(GraphReward):
 
     def explain(self, first_caption: str, second_caption: str, reference: str) -> Explanation:
         """The revision of one sample, the value of every part, and the total.
+
+        Args:
+            first_caption (`str`): Caption before correction.
+            second_caption (`str`): Caption after it.
+            reference (`str`): What is right.
 
         Raises:
             Exception: Whatever makes the sample impossible to score.

@@ -1,4 +1,4 @@
-"""The correction reward as the paper means it, part by part (method, section 5)."""
+"""The correction reward as the paper means it, part by part (docs/concepts.md)."""
 
 from __future__ import annotations
 
@@ -78,6 +78,11 @@ class Verdict:
 
     Attributes are keyed by `(head, attribute)`. What cannot be judged is absent: attributes of heads of which the
     reference says nothing, and elements that say again what the reference and both captions already share.
+
+    Args:
+        added (`dict[str, dict[str | tuple[str, ...], float]]`, *optional*): By kind, every added element with its
+            similarity in [0, 1].
+        removed (`dict[str, dict[str | tuple[str, ...], float]]`, *optional*): The same of removed elements.
     """
 
     added: dict[str, dict[str | tuple[str, ...], float]] = field(default_factory=dict)
@@ -98,6 +103,12 @@ class PaperJudge:
     to what the reference holds beyond the facts that both captions already share with it: a dog that is added beside
     the dog that stays is no hit. Every fact of the reference is hit once. Contrary words and directions have
     similarity 0 whatever their cosine.
+
+    Args:
+        triple ([`CaptionTriple`]): The three captions and their graphs.
+        lexicon ([`Lexicon`]): Lemmas and synonyms.
+        weights ([`PaperWeights`]): Weights and thresholds.
+        parts (`Collection[str]`, *optional*): Parts that count, of `PARTS`.
     """
 
     def __init__(
@@ -128,7 +139,11 @@ class PaperJudge:
                 yield from (written(triple) for triple in (*open_triples, *open_free))
 
     def score(self, encoder: PhraseEncoder) -> tuple[Revision, dict[str, float]]:
-        """The revision, and its parts with `unchanged` (0 or 1) and `total` = sigmoid(sum of parts) - 0.5."""
+        """The revision, and its parts with `unchanged` (0 or 1) and `total` = sigmoid(sum of parts) - 0.5.
+
+        Args:
+            encoder ([`PhraseEncoder`]): Vectors of phrases.
+        """
         weights = self.weights
         self.revision = without_renamings(self.revision, self.reference, encoder, self.lexicon, weights.renaming)
         verdict = self.verdict(encoder)
@@ -151,7 +166,11 @@ class PaperJudge:
         return self.revision, {**parts, "unchanged": float(unchanged), "total": sigmoid(logit) - 0.5}
 
     def verdict(self, encoder: PhraseEncoder) -> Verdict:
-        """How near every added and removed element is to the reference."""
+        """How near every added and removed element is to the reference.
+
+        Args:
+            encoder ([`PhraseEncoder`]): Vectors of phrases.
+        """
         revision, verdict = self.revision, Verdict()
         sides = (
             (verdict.added, revision.added_objects, revision.added_attributes, revision.added_relations),

@@ -1,4 +1,4 @@
-"""The correction reward exactly as the released code computes it (method, section 4)."""
+"""The correction reward exactly as the released code computes it (docs/concepts.md)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,21 @@ RENAMING = 0.75  # cosine above which a removed and an added object are one obje
 
 
 def sigmoid(value: float) -> float:
-    """Logistic function, safe at both ends."""
+    """Logistic function, safe at both ends.
+
+    Args:
+        value (`float`): Any number.
+    """
     return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))
 
 
 class ReleasedJudge:
-    """Revision and score of one caption triple; phrases are named first, so that a batch is encoded in one call."""
+    """Revision and score of one caption triple; phrases are named first, so that a batch is encoded in one call.
+
+    Args:
+        triple ([`CaptionTriple`]): The three captions and their graphs.
+        lexicon ([`Lexicon`]): Lemmas and synonyms.
+    """
 
     parts = ("objects", "attributes")
 
@@ -61,7 +70,11 @@ class ReleasedJudge:
             yield from self._added_attributes.get(head, ())
 
     def score(self, encoder: PhraseEncoder) -> tuple[Revision, dict[str, float]]:
-        """The revision, and its parts with `unchanged` (0 or 1) and `total` = sigmoid(2 soft + bonus) - 0.5."""
+        """The revision, and its parts with `unchanged` (0 or 1) and `total` = sigmoid(2 soft + bonus) - 0.5.
+
+        Args:
+            encoder ([`PhraseEncoder`]): Vectors of phrases.
+        """
         removed, added = self._without_renamings(encoder)
         if self.triple.first == self.triple.second:
             parts = {"objects": 0.0, "attributes": 0.0, "unchanged": 1.0, "total": sigmoid(-1.0) - 0.5}

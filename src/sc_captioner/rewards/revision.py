@@ -20,7 +20,16 @@ _WORD = re.compile(r"\w+(?:[-'’]\w+)*")
 
 @dataclass(frozen=True, slots=True)
 class CaptionTriple:
-    """First, second and reference caption of one image, each with its graph."""
+    """First, second and reference caption of one image, each with its graph.
+
+    Args:
+        first (`str`): Caption before correction.
+        second (`str`): Caption after it.
+        reference (`str`): What is right.
+        first_graph ([`SceneGraph`]): Graph of `first`.
+        second_graph ([`SceneGraph`]): Graph of `second`.
+        reference_graph ([`SceneGraph`]): Graph of `reference`.
+    """
 
     first: str
     second: str
@@ -47,16 +56,30 @@ class Facts:
     words: str
 
     def mentions(self, head: str) -> bool:
-        """Whether the caption's words, lemmatised, contain `head`."""
+        """Whether the caption's words, lemmatised, contain `head`.
+
+        Args:
+            head (`str`): A lemma of one or more words.
+        """
         return f" {head} " in self.words
 
     def same_graph(self, other: Facts) -> bool:
-        """Whether both captions claim the same."""
+        """Whether both captions claim the same.
+
+        Args:
+            other ([`Facts`]): Facts of another caption.
+        """
         return (self.objects, self.attributes, self.relations) == (other.objects, other.attributes, other.relations)
 
 
 def facts_of(graph: SceneGraph, caption: str, lexicon: Lexicon) -> Facts:
-    """The [`Facts`] of a caption and its graph."""
+    """The [`Facts`] of a caption and its graph.
+
+    Args:
+        graph ([`SceneGraph`]): Graph of the caption.
+        caption (`str`): Its text.
+        lexicon ([`Lexicon`]): Lemmas.
+    """
     heads = [lexicon.head_lemma(entity.head) for entity in graph.entities]
     attributes: dict[str, set[str]] = {}
     for head, entity in zip(heads, graph.entities):
@@ -83,6 +106,10 @@ def revision_of(first: Facts, second: Facts) -> Revision:
     An object is removed if the second graph lacks it and the second caption does not mention it either (a parser may
     miss what is still written), added in the mirrored case. Attributes are compared for heads that both graphs have,
     and those of added objects count as added; what goes with a removed object is not counted again.
+
+    Args:
+        first ([`Facts`]): Facts before correction.
+        second ([`Facts`]): Facts after it.
     """
     removed = frozenset(head for head in first.objects - second.objects if not second.mentions(head))
     added = frozenset(head for head in second.objects - first.objects if not first.mentions(head))
@@ -109,6 +136,13 @@ def without_renamings(
     the attributes that went with them, and removed and added relations that say the same.
 
     A pair of objects of which the reference names one and not the other is a correction and stays.
+
+    Args:
+        revision ([`Revision`]): What was added and removed.
+        reference ([`Facts`]): Facts of the reference.
+        encoder ([`PhraseEncoder`]): Vectors of phrases.
+        lexicon ([`Lexicon`]): Synonyms.
+        threshold (`float`): Cosine above which two heads name one object.
     """
     removed, added = sorted(revision.removed_objects), sorted(revision.added_objects)
     close = similarities(encoder, removed, added) > threshold
@@ -138,7 +172,13 @@ def without_renamings(
 
 
 def same_relation(first: Triple, second: Triple, lexicon: Lexicon) -> bool:
-    """Whether two triples claim one fact: the same heads and predicates up to synonyms, or seen from the other end."""
+    """Whether two triples claim one fact: the same heads and predicates up to synonyms, or seen from the other end.
+
+    Args:
+        first (`Triple`): Head, predicate, head.
+        second (`Triple`): Head, predicate, head.
+        lexicon ([`Lexicon`]): Synonyms.
+    """
     if first == second or equivalent_relations(first, second):
         return True
     return (
@@ -150,7 +190,13 @@ def same_relation(first: Triple, second: Triple, lexicon: Lexicon) -> bool:
 
 
 def same_object(first: str, second: str, lexicon: Lexicon) -> bool:
-    """Whether two heads name one kind of thing: equal, one the other with words before it, or WordNet synonyms."""
+    """Whether two heads name one kind of thing: equal, one the other with words before it, or WordNet synonyms.
+
+    Args:
+        first (`str`): A head.
+        second (`str`): Another head.
+        lexicon ([`Lexicon`]): Synonyms.
+    """
     if first == second or first.endswith(f" {second}") or second.endswith(f" {first}"):
         return True
     return lexicon.are_synonyms(first, second)

@@ -69,6 +69,9 @@ class CompactParser:
     def from_pretrained(cls, path: str | Path | None = None, **options: Any) -> CompactParser:
         """Read a parser from a folder with `model.safetensors` and `config.json`; `None` reads the shipped one.
 
+        Args:
+            path (`str | Path`, *optional*): Folder of the parser.
+
         Raises:
             FileNotFoundError: If a file is missing; the message names it.
             ValueError: If the files do not belong together.
@@ -90,6 +93,9 @@ class CompactParser:
         """Write `model.safetensors` and `config.json` into a folder, which is made if need be.
 
         Matrices are stored as bytes with a scale per row, which costs them 0.4 % of their largest entry at most.
+
+        Args:
+            path (`str | Path`): The folder.
         """
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,6 +111,9 @@ class CompactParser:
 
     def parse(self, sentences: Iterable[str]) -> list[SceneGraph]:
         """Graphs of sentences, in their order; a text without anything visible has an empty graph.
+
+        Args:
+            sentences (`Iterable[str]`): What to parse, one sentence each.
 
         Raises:
             TypeError: If a sentence is not a string; the message names its place.

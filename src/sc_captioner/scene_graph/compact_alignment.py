@@ -48,7 +48,14 @@ Position = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A sentence, its tokens, its labels and the number of facts of its graph that no label stands for."""
+    """A sentence, its tokens, its labels and the number of facts of its graph that no label stands for.
+
+    Args:
+        sentence (`str`): The text.
+        tokens (`list[Token]`): Its tokens.
+        labels ([`Labels`]): What the graph says of them.
+        lost (`int`): Facts that no label stands for.
+    """
 
     sentence: str
     tokens: list[Token]
@@ -62,6 +69,10 @@ class Aligner:
 
     Args:
         min_count (`int`): A pattern or a rewrite that stands for fewer gold words is not learnt.
+        heads, attributes, verbs (`dict[str, dict[str, float]]`): By word of a graph, words of sentences that stand for
+            it and how strongly; learnt by [`Aligner.fit`], as is the rest.
+        fixed (`frozenset[str]`): Endings of predicates that are patterns as they stand.
+        spelling ([`Spelling`]): Puts misspelt words right.
     """
 
     min_count: int = 3
@@ -75,7 +86,8 @@ class Aligner:
         """Learn from the corpus which words stand for which graph words that are not in their sentence.
 
         Args:
-            known: Words that are right as they stand, beside those that the corpus has several times.
+            pairs (`Sequence[tuple[str, SceneGraph]]`): Sentences with their graphs.
+            known (`Iterable[str]`): Words that are right as they stand, beside those that are common in the corpus.
         """
         sentences = [[t.text for t in tokens_of(sentence)] for sentence, _ in pairs]
         counts = Counter(word for words in sentences for word in set(words))
@@ -107,7 +119,12 @@ class Aligner:
         return self
 
     def label(self, sentence: str, graph: SceneGraph) -> Example:
-        """Labels of one sentence; facts whose words cannot be found are counted as lost."""
+        """Labels of one sentence; facts whose words cannot be found are counted as lost.
+
+        Args:
+            sentence (`str`): The text.
+            graph ([`SceneGraph`]): Its gold graph.
+        """
         return _Alignment(self, sentence, graph).example()
 
 

@@ -18,8 +18,10 @@ class Batch:
     """Inputs of `B` sentences of up to `T` tokens made of `U` distinct words.
 
     Args:
-        ngrams (`Tensor`): Bucket ids of all distinct words, flat; `offsets` `(U,)` says where each word begins.
-        words (`Tensor`): `(B, T)` which distinct word stands where; `shapes` `(B, T)` capital letters (0, 1, 2).
+        ngrams (`Tensor`): Bucket ids of all distinct words, flat.
+        offsets (`Tensor`): `(U,)` where each word begins among them.
+        words (`Tensor`): `(B, T)` which distinct word stands where.
+        shapes (`Tensor`): `(B, T)` capital letters (0, 1, 2).
         cues (`Tensor`): `(B, T)` which cue of a predicate a token is (1..), 0 for none.
         lengths (`Tensor`): `(B,)` numbers of tokens.
         pieces (`Tensor`): `(B, P)` pieces of the words between start and end, 0 for padding.
@@ -37,6 +39,11 @@ class Batch:
     last: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
+        """The same on another device.
+
+        Args:
+            device (`torch.device` or `str`): Where to.
+        """
         return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
@@ -92,6 +99,11 @@ def batch_of(sentences: Sequence[Sequence[Token]], pieces: Pieces, buckets: int,
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int = 0) -> Tensor:
-    """Integer rows of unequal length as one tensor `(rows, longest or 1)`."""
+    """Integer rows of unequal length as one tensor `(rows, longest or 1)`.
+
+    Args:
+        rows (`Sequence[Sequence[int]]`): Integers, row by row.
+        fill (`int`, defaults to `0`): What the shorter rows end with.
+    """
     longest = max((len(row) for row in rows), default=0) or 1
     return torch.tensor([list(row) + [fill] * (longest - len(row)) for row in rows], dtype=torch.long)

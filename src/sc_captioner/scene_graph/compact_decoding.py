@@ -20,6 +20,9 @@ Position = tuple[int, int]
 def spans_of(tags: Sequence[int]) -> list[Position]:
     """Spans of one row of tags (0 outside, 1 begin, 2 inside); an inside that follows nothing begins a span.
 
+    Args:
+        tags (`Sequence[int]`): One tag per token.
+
     Examples:
         `spans_of([0, 1, 2, 1, 0, 2])` -> `[(1, 2), (3, 3), (5, 5)]`
     """
@@ -36,7 +39,14 @@ def spans_of(tags: Sequence[int]) -> list[Position]:
 def labels_of(
     model: CompactModel, sentences: Sequence[Sequence[Token]], pieces: Pieces, vocabulary: Vocabulary
 ) -> list[Labels]:
-    """Labels of sentences that have at least one token each, by the model's best choices."""
+    """Labels of sentences that have at least one token each, by the model's best choices.
+
+    Args:
+        model ([`CompactModel`]): In evaluation mode.
+        sentences (`Sequence[Sequence[Token]]`): Tokens of each sentence.
+        pieces ([`Pieces`]): Splits words for the transformer.
+        vocabulary ([`Vocabulary`]): Closed label sets.
+    """
     device = model.tags.weight.device
     batch = batch_of(sentences, pieces, model.config.buckets, vocabulary.cues).to(device)
     states = model.encode(batch)
@@ -79,7 +89,11 @@ def _spans(
 
 
 def pattern_cues(vocabulary: Vocabulary) -> Tensor:
-    """Which cues the patterns have: `(patterns + 1, cues)` of 0 and 1; row 0, no relation, has none."""
+    """Which cues the patterns have: `(patterns + 1, cues)` of 0 and 1; row 0, no relation, has none.
+
+    Args:
+        vocabulary ([`Vocabulary`]): Closed label sets.
+    """
     number = {word: i for i, word in enumerate(vocabulary.cues)}
     has = torch.zeros(len(vocabulary.patterns) + 1, len(number))
     for i, pattern in enumerate(vocabulary.patterns, start=1):
@@ -90,7 +104,14 @@ def pattern_cues(vocabulary: Vocabulary) -> Tensor:
 
 
 def rewritten(scores: Tensor, texts: Sequence[str], rewrites: Sequence[str], vocabulary: Vocabulary) -> list[str]:
-    """The best rewrite of each text among those that its like had in training, `(len(texts), rewrites)` scores."""
+    """The best rewrite of each text among those that its like had in training, `(len(texts), rewrites)` scores.
+
+    Args:
+        scores (`Tensor`): Shape `(len(texts), len(rewrites))`.
+        texts (`Sequence[str]`): What stands in the sentences.
+        rewrites (`Sequence[str]`): What may stand in the graph instead.
+        vocabulary ([`Vocabulary`]): Closed label sets.
+    """
     found = []
     for text, row in zip(texts, scores.tolist()):
         best, choice = float("-inf"), COPY

@@ -29,7 +29,13 @@ DETERMINERS = frozenset(["the", "a", "an", "its", "his", "her", "their"])
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Tokens `first` to `last` inclusive, and their writing in the graph: one of `RULES` or a text."""
+    """Tokens `first` to `last` inclusive, and their writing in the graph: one of `RULES` or a text.
+
+    Args:
+        first (`int`): Index of a token.
+        last (`int`): Index of a token, `first` or later.
+        rewrite (`str`, *optional*): A rule or a text.
+    """
 
     first: int
     last: int
@@ -41,6 +47,8 @@ class Predicate:
     """A relation between two entity spans: pattern, the token that fills its `V` and the place that fills its `P`.
 
     Args:
+        subject, object (`int`): Indices of entity spans.
+        pattern (`str`): Template such as `V on`.
         verb, place (`int`): Index of a token and of a span in `Labels.places`, -1 where the pattern has no such slot.
     """
 
@@ -53,7 +61,15 @@ class Predicate:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """All labels of one sentence; `links` are pairs (index of attribute, index of entity)."""
+    """All labels of one sentence; `links` are pairs (index of attribute, index of entity).
+
+    Args:
+        entities (`tuple[Span, ...]`, *optional*): Spans of heads.
+        attributes (`tuple[Span, ...]`, *optional*): Spans of attributes.
+        links (`tuple[tuple[int, int], ...]`, *optional*): Index of an attribute, index of its entity.
+        relations (`tuple[Predicate, ...]`, *optional*): Predicates between entities.
+        places (`tuple[Span, ...]`, *optional*): Spans that fill the `P` of a pattern.
+    """
 
     entities: tuple[Span, ...] = ()
     attributes: tuple[Span, ...] = ()
@@ -99,7 +115,11 @@ class Vocabulary:
 
 
 def singular(phrase: str) -> str:
-    """`phrase` without the plural ending of its last word, by spelling alone."""
+    """`phrase` without the plural ending of its last word, by spelling alone.
+
+    Args:
+        phrase (`str`): One or more words.
+    """
     if phrase.endswith("ies") and len(phrase) > 4:
         return phrase[:-3] + "y"
     if phrase.endswith(("sses", "xes", "ches", "shes")):
@@ -108,7 +128,14 @@ def singular(phrase: str) -> str:
 
 
 def written(sentence: str, tokens: list[Token], span: Span, spelling: Spelling) -> str:
-    """How a span stands in the graph, `""` where nothing sensible is left."""
+    """How a span stands in the graph, `""` where nothing sensible is left.
+
+    Args:
+        sentence (`str`): The text.
+        tokens (`list[Token]`): Its tokens.
+        span ([`Span`]): Which of them.
+        spelling ([`Spelling`]): Puts misspelt words right.
+    """
     if span.rewrite not in RULES:
         return span.rewrite
     text = surface(sentence, tokens, span.first, span.last)
@@ -127,7 +154,14 @@ def graph_of(
     labels: Labels,
     vocabulary: Vocabulary,
 ) -> SceneGraph:
-    """The scene graph that labels stand for; spans with equal writing become one entity, as in the written form."""
+    """The scene graph that labels stand for; spans with equal writing become one entity, as in the written form.
+
+    Args:
+        sentence (`str`): The text.
+        tokens (`list[Token]`): Its tokens.
+        labels ([`Labels`]): What was found in it.
+        vocabulary ([`Vocabulary`]): Closed label sets.
+    """
     names = [written(sentence, tokens, span, vocabulary.spelling) for span in labels.entities]
     order = list(dict.fromkeys(name for name in names if name))
     index = {name: i for i, name in enumerate(order)}
@@ -154,7 +188,15 @@ def predicate_of(
     base_forms: Mapping[str, str],
     verbs: frozenset[str] = frozenset(),
 ) -> str:
-    """The predicate in words: `V` replaced by the base form of its verb, `P` by its place without determiners."""
+    """The predicate in words: `V` replaced by the base form of its verb, `P` by its place without determiners.
+
+    Args:
+        tokens (`Sequence[Token]`): Tokens of the sentence.
+        relation ([`Predicate`]): What was found.
+        places (`Sequence[Span]`): Spans that `P` may stand for.
+        base_forms (`Mapping[str, str]`): Base forms of irregular verbs.
+        verbs (`frozenset[str]`, *optional*): Known base forms.
+    """
     words = relation.pattern.split()
     if relation.verb >= 0:
         words[0] = base_form(tokens[relation.verb].text, base_forms, verbs)

@@ -23,13 +23,17 @@ class CompactConfig:
     """Sizes of the network.
 
     Args:
-        pieces (`int`): Rows of the table of word pieces. `piece_size` (`int`): Width of the transformer.
+        pieces (`int`): Rows of the table of word pieces.
+        piece_size (`int`): Width of the transformer.
         encoder_layers, encoder_heads, encoder_inner (`int`): Its layers, attention heads and inner width.
-        buckets (`int`): Hash buckets of character n-grams. `ngram_size` (`int`): Width of their embeddings.
-        hidden (`int`): LSTM width per direction. `layers` (`int`): LSTM layers.
+        buckets (`int`): Hash buckets of character n-grams.
+        ngram_size (`int`): Width of their embeddings.
+        hidden (`int`): LSTM width per direction.
+        layers (`int`): LSTM layers.
         span_size, pair_size (`int`): Width of span and pair representations.
-        heads (`int`): Attention heads from pairs to words, of `head_size` each.
+        heads, head_size (`int`): Number and width of the attention heads from pairs to words.
         entity_rewrites, attribute_rewrites, patterns, cues (`int`): Sizes of the closed label sets.
+        dropout (`float`): Between 0 and 1, in training only.
     """
 
     pieces: int = 4
@@ -144,7 +148,11 @@ class CompactModel(nn.Module):
         nn.init.normal_(self.ngrams.weight, std=0.3)
 
     def encode(self, batch: Batch) -> Tensor:
-        """Contextual words `(B, T, 2 * hidden)`; the transformer's products are in bfloat16 where that is fast."""
+        """Contextual words `(B, T, 2 * hidden)`; the transformer's products are in bfloat16 where that is fast.
+
+        Args:
+            batch ([`Batch`]): `B` sentences of up to `T` tokens.
+        """
         device = batch.words.device.type
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda" or self.half_on_cpu):
             words = self.encoder(batch)
@@ -159,11 +167,22 @@ class CompactModel(nn.Module):
         return x
 
     def tag(self, states: Tensor) -> Tensor:
-        """Tag scores `(B, T, 3, 3)`: of entities, attributes and places, each outside, begin, inside."""
+        """Tag scores `(B, T, 3, 3)`: of entities, attributes and places, each outside, begin, inside.
+
+        Args:
+            states (`Tensor`): `(B, T, 2 * hidden)`.
+        """
         return self.tags(states).unflatten(-1, (LAYERS, TAGS))
 
     def spans(self, states: Tensor, first: Tensor, last: Tensor, kind: int) -> Tensor:
-        """Representations `(B, N, span_size)` of spans `(B, N)` of entities (`kind` 0) or attributes (1)."""
+        """Representations `(B, N, span_size)` of spans `(B, N)` of entities (`kind` 0) or attributes (1).
+
+        Args:
+            states (`Tensor`): `(B, T, 2 * hidden)`.
+            first (`Tensor`): `(B, N)`, first tokens.
+            last (`Tensor`): `(B, N)`, last tokens.
+            kind (`int`): 0 or 1.
+        """
         rows = torch.arange(states.shape[0], device=states.device).unsqueeze(-1)
         ends = torch.cat([states[rows, first], states[rows, last]], -1)
         return self.dropout(torch.nn.functional.gelu(self.span[kind](ends)))
@@ -174,14 +193,25 @@ class CompactModel(nn.Module):
         """Pattern scores `(B, E, E, patterns + 1)` (0: no relation) and pair states for the pointers.
 
         Args:
-            entities (`Tensor`): `(B, E, span_size)`; they end at `last` `(B, E)`.
+            states (`Tensor`): `(B, T, 2 * hidden)`.
+            entities (`Tensor`): `(B, E, span_size)`.
+            last (`Tensor`): `(B, E)`, last tokens of the entities.
             mask, cues (`Tensor`): `(B, T)`, true at real tokens; which cue a token is.
         """
         scores, pairs = self.pairs[0](states, entities, last, entities, last, mask)
         return scores + self.cues(states, pairs, last, mask, cues), pairs
 
     def link(self, states: Tensor, attributes: Tensor, at: Tensor, entities: Tensor, last: Tensor, mask: Tensor):
-        """Scores `(B, A, E)` that an attribute belongs to an entity."""
+        """Scores `(B, A, E)` that an attribute belongs to an entity.
+
+        Args:
+            states (`Tensor`): `(B, T, 2 * hidden)`.
+            attributes (`Tensor`): `(B, A, span_size)`.
+            at (`Tensor`): `(B, A)`, last tokens of the attributes.
+            entities (`Tensor`): `(B, E, span_size)`.
+            last (`Tensor`): `(B, E)`, last tokens of the entities.
+            mask (`Tensor`): `(B, T)`, true at real tokens.
+        """
         return self.pairs[1](states, attributes, at, entities, last, mask)[0].squeeze(-1)
 
 

@@ -59,12 +59,20 @@ def encoder_folder() -> Path:
 
 
 def pretrained_pieces(folder: Path) -> list[str]:
-    """All pieces of a sentence encoder, in the order of its embedding table."""
+    """All pieces of a sentence encoder, in the order of its embedding table.
+
+    Args:
+        folder (`Path`): Of the sentence encoder.
+    """
     return (folder / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
 
 
 def whole_words(folder: Path) -> list[str]:
-    """Pieces of a sentence encoder that are words, the commonest first."""
+    """Pieces of a sentence encoder that are words, the commonest first.
+
+    Args:
+        folder (`Path`): Of the sentence encoder.
+    """
     return [piece for piece in pretrained_pieces(folder) if piece.isalpha() and piece.isascii() and len(piece) > 2]
 
 
@@ -72,6 +80,11 @@ def chosen_pieces(corpus: Iterable[str], count: int, folder: Path) -> list[str]:
     """About `count` of the encoder's pieces: single letters, those of the corpus, then the commonest others.
 
     Single letters stay, so that every word can still be split.
+
+    Args:
+        corpus (`Iterable[str]`): Words of the training sentences.
+        count (`int`): Pieces to keep.
+        folder (`Path`): Of the sentence encoder.
     """
     known = pretrained_pieces(folder)
     split = Pieces(known)
@@ -87,6 +100,11 @@ def chosen_pieces(corpus: Iterable[str], count: int, folder: Path) -> list[str]:
 @torch.no_grad()
 def start_from_encoder(model: CompactModel, pieces: Sequence[str], folder: Path) -> None:
     """Give the model's transformer the encoder's first layers and the embeddings of `pieces`.
+
+    Args:
+        model ([`CompactModel`]): Changed in place.
+        pieces (`Sequence[str]`): Pieces that it knows, in order.
+        folder (`Path`): Of the sentence encoder.
 
     Raises:
         ValueError: If the encoder has other sizes than the model.

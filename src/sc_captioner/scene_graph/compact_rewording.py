@@ -33,7 +33,12 @@ class Rewording:
             self.attributes += [example.tokens[s.first].text for s in example.labels.attributes if _one_copied_word(s)]
 
     def reworded(self, example: Example, rng: random.Random) -> Example:
-        """The example with some of its words changed."""
+        """The example with some of its words changed.
+
+        Args:
+            example ([`Example`]): Stays as it is.
+            rng (`random.Random`): Chooses the words.
+        """
         tokens = list(example.tokens)
         taken = {i for s in (*example.labels.entities, *example.labels.places) for i in range(s.first, s.last + 1)}
         verbs = {r.verb for r in example.labels.relations}
@@ -49,7 +54,12 @@ class Rewording:
         return replace(example, tokens=tokens)
 
     def misspelt(self, example: Example, rng: random.Random) -> Example:
-        """The example with a slip in one of its heads or attributes, if it has one that can be put right again."""
+        """The example with a slip in one of its heads or attributes, if it has one that can be put right again.
+
+        Args:
+            example ([`Example`]): Stays as it is.
+            rng (`random.Random`): Chooses word and slip.
+        """
         named = [*example.labels.entities, *example.labels.attributes]
         spans = [span for span in named if _one_copied_word(span)]
         if not spans:

@@ -30,6 +30,9 @@ class Spelling:
     def corrected(self, phrase: str) -> str:
         """The phrase with its misspelt words put right; unchanged where nothing is wrong or nothing is near.
 
+        Args:
+            phrase (`str`): One or more words.
+
         Examples:
             `corrected("red buidling")` -> `"red building"`
         """
@@ -45,7 +48,12 @@ class Spelling:
 
 
 def slip(word: str, rng: random.Random) -> str:
-    """The word with one random slip; the first letter stays, as it mostly does where people mistype."""
+    """The word with one random slip; the first letter stays, as it mostly does where people mistype.
+
+    Args:
+        word (`str`): One word.
+        rng (`random.Random`): Chooses the slip.
+    """
     i = rng.randrange(1, max(len(word), 2))
     kinds = (
         word[:i] + word[i + 1 :],
@@ -57,7 +65,11 @@ def slip(word: str, rng: random.Random) -> str:
 
 
 def slips(word: str) -> set[str]:
-    """All strings one slip away from a word of `n` letters, about `54 n` of them."""
+    """All strings one slip away from a word of `n` letters, about `54 n` of them.
+
+    Args:
+        word (`str`): In lower case.
+    """
     cuts = [(word[:i], word[i:]) for i in range(len(word) + 1)]
     found = {a + b[1:] for a, b in cuts if b} | {a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1}
     return found.union(*({a + c + b, a + c + b[1:]} for a, b in cuts for c in _LETTERS))

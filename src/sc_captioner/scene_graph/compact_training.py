@@ -24,9 +24,10 @@ class Schedule:
 
     Args:
         epochs (`float`): Passes over the mixed examples.
-        batch_size (`int`): Sentences per step. `max_tokens` (`int`): Tokens per step, padding included.
-        learning_rate, encoder_learning_rate (`float`): Peaks of what is new and of the transformer, reached after
-            `warmup` (share of the steps), then a cosine to zero.
+        batch_size (`int`): Sentences per step.
+        max_tokens (`int`): Tokens per step, padding included.
+        learning_rate, encoder_learning_rate (`float`): Peaks of what is new and of the transformer.
+        warmup (`float`): Share of the steps until the peak; a cosine to zero follows.
         weight_decay (`float`): Of AdamW.
         lower_case (`float`): Share of sentences that are seen without capitals.
         average (`float`): Decay of the moving average of the weights that is kept in the end, 0 for none.
@@ -50,9 +51,11 @@ class Targets:
     """Gold labels of a batch; -100 marks places without a label.
 
     Args:
-        tags (`Tensor`): `(B, T, 3)`. entities, attributes (`tuple[Tensor, Tensor]`): First and last tokens `(B, N)`.
+        tags (`Tensor`): `(B, T, 3)`.
+        entities, attributes (`tuple[Tensor, Tensor]`): First and last tokens, `(B, E)` and `(B, A)` each.
         rewrites (`tuple[Tensor, Tensor]`): `(B, E)` and `(B, A)`.
-        links (`Tensor`): `(B, A, E)` of 0, 1 and -100. patterns (`Tensor`): `(B, E, E)`, 0 for no relation.
+        links (`Tensor`): `(B, A, E)` of 0, 1 and -100.
+        patterns (`Tensor`): `(B, E, E)`, 0 for no relation.
         verbs, places (`Tensor`): `(N, 4)` rows of sentence, subject, object, token that fills the slot.
     """
 
@@ -67,7 +70,11 @@ class Targets:
 
 
 class Labeller:
-    """Turns examples into targets with the closed label sets of a vocabulary."""
+    """Turns examples into targets with the closed label sets of a vocabulary.
+
+    Args:
+        vocabulary ([`Vocabulary`]): Closed label sets.
+    """
 
     def __init__(self, vocabulary: Vocabulary):
         self.entity_rewrites = {text: i for i, text in enumerate(vocabulary.entity_rewrites)}
@@ -75,7 +82,11 @@ class Labeller:
         self.patterns = {text: i + 1 for i, text in enumerate(vocabulary.patterns)}
 
     def targets(self, examples: Sequence[Example]) -> Targets:
-        """Targets of a batch; a rewrite or pattern outside the vocabulary is left unlabelled."""
+        """Targets of a batch; a rewrite or pattern outside the vocabulary is left unlabelled.
+
+        Args:
+            examples (`Sequence[Example]`): Sentences of one batch.
+        """
         labels = [example.labels for example in examples]
         rows, longest = len(examples), max(len(e.tokens) for e in examples)
         tags = torch.full((rows, longest, LAYERS), -100)
@@ -120,7 +131,13 @@ class Labeller:
 
 
 def loss_of(model: CompactModel, batch: Batch, targets: Targets) -> dict[str, Tensor]:
-    """Negative log-likelihood of the labels per sentence, by kind of label."""
+    """Negative log-likelihood of the labels per sentence, by kind of label.
+
+    Args:
+        model ([`CompactModel`]): The network.
+        batch ([`Batch`]): `B` sentences.
+        targets ([`Targets`]): Their labels.
+    """
     size = len(batch.lengths)
     states = model.encode(batch)
     mask = torch.arange(states.shape[1]) < batch.lengths.unsqueeze(-1)
@@ -154,7 +171,13 @@ def _nll(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def batches_by_length(lengths: Sequence[int], schedule: Schedule, rng: random.Random) -> list[list[int]]:
-    """Shuffled batches of indices; sentences of a batch have about the same length."""
+    """Shuffled batches of indices; sentences of a batch have about the same length.
+
+    Args:
+        lengths (`Sequence[int]`): Tokens of every sentence.
+        schedule ([`Schedule`]): Sizes of a batch.
+        rng (`random.Random`): Shuffles.
+    """
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i] + rng.uniform(0, 2.5), rng.random()))
     batches: list[list[int]] = []
     for i in order:
@@ -183,6 +206,9 @@ def train(
     Args:
         draw: Examples of one epoch, drawn anew for each (repeats and augmentation are its business).
         pieces (`Pieces`): Splits words for the transformer.
+        model ([`CompactModel`]): Changed in place.
+        vocabulary ([`Vocabulary`]): Closed label sets.
+        schedule ([`Schedule`]): How long and how fast.
     """
     torch.manual_seed(schedule.seed)
     rng = random.Random(schedule.seed)

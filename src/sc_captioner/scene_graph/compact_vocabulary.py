@@ -15,7 +15,14 @@ from .graph import SceneGraph
 def vocabulary_of(
     pairs: Sequence[tuple[str, SceneGraph]], examples: Sequence[Example], spelling: Spelling, least: int = 3
 ) -> Vocabulary:
-    """The rewrites, patterns and verb forms that occur at least `least` times in aligned examples."""
+    """The rewrites, patterns and verb forms that occur at least `least` times in aligned examples.
+
+    Args:
+        pairs (`Sequence[tuple[str, SceneGraph]]`): Sentences with their graphs.
+        examples (`Sequence[Example]`): The same, aligned.
+        spelling ([`Spelling`]): Puts misspelt words right.
+        least (`int`, defaults to `3`): What occurs less often is left out.
+    """
     entity = Counter(span.rewrite for e in examples for span in e.labels.entities)
     attribute = Counter(span.rewrite for e in examples for span in e.labels.attributes)
     patterns = Counter(r.pattern for e in examples for r in e.labels.relations)

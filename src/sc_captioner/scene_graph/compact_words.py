@@ -33,7 +33,11 @@ class Token:
 
 
 def tokens_of(sentence: str) -> list[Token]:
-    """Tokens of a sentence in order; never fails, an empty or blank sentence has none."""
+    """Tokens of a sentence in order; never fails, an empty or blank sentence has none.
+
+    Args:
+        sentence (`str`): Any text.
+    """
     found = []
     for match in _TOKEN.finditer(sentence):
         word = match.group()
@@ -43,12 +47,22 @@ def tokens_of(sentence: str) -> list[Token]:
 
 
 def surface(sentence: str, tokens: list[Token], first: int, last: int) -> str:
-    """What stands in the sentence from token `first` to token `last` inclusive, lower case, blanks made single."""
+    """What stands in the sentence from token `first` to token `last` inclusive, lower case, blanks made single.
+
+    Args:
+        sentence (`str`): The text.
+        tokens (`list[Token]`): Its tokens.
+        first (`int`): Index of a token.
+        last (`int`): Index of a token, `first` or later.
+    """
     return _SPACE.sub(" ", sentence[tokens[first].start : tokens[last].end]).strip().lower()
 
 
 def possible_base_forms(word: str) -> list[str]:
     """Base forms that the regular spelling rules of English allow, the likeliest first; the word itself is last.
+
+    Args:
+        word (`str`): In lower case.
 
     Examples:
         `possible_base_forms("running")` -> `["run", "runn", "runne", "running"]`
@@ -92,7 +106,13 @@ def _wants_e(stem: str) -> bool:
 
 
 def base_form(word: str, exceptions: Mapping[str, str], known: frozenset[str] = frozenset()) -> str:
-    """Base form of a verb: from `exceptions`, else the first possible form that is `known`, else the likeliest."""
+    """Base form of a verb: from `exceptions`, else the first possible form that is `known`, else the likeliest.
+
+    Args:
+        word (`str`): In lower case.
+        exceptions (`Mapping[str, str]`): Base forms of irregular verbs.
+        known (`frozenset[str]`, *optional*): Base forms to prefer.
+    """
     if word in exceptions:
         return exceptions[word]
     forms = possible_base_forms(word)
@@ -104,6 +124,10 @@ def ngram_ids(word: str, buckets: int) -> list[int]:
 
     The word stands between `<` and `>`, as in Bojanowski et al., "Enriching Word Vectors with Subword Information"
     (arXiv 1607.04606). Very long words count with their first 24 characters.
+
+    Args:
+        word (`str`): In lower case.
+        buckets (`int`): Size of the table.
     """
     marked = f"<{word[:24]}>"
     grams = [marked] + [marked[i : i + n] for n in (3, 4, 5) for i in range(len(marked) - n + 1) if n < len(marked)]

@@ -47,6 +47,7 @@ def facts_of(graph: SceneGraph, lemma: Callable[[str], str]) -> dict[str, frozen
 
     Args:
         lemma: Lemma of one lower-case word; it is applied to every word.
+        graph ([`SceneGraph`]): Any graph.
     """
 
     def plain(text: str) -> str:
@@ -64,6 +65,11 @@ def fact_scores(
     found: Sequence[SceneGraph], gold: Sequence[SceneGraph], lemma: Callable[[str], str]
 ) -> dict[str, FactScore]:
     """Micro-averaged scores over sentences for `facts` (all), `objects`, `attributes` and `relations`.
+
+    Args:
+        found (`Sequence[SceneGraph]`): Graphs to score.
+        gold (`Sequence[SceneGraph]`): Graphs that are right, in the same order.
+        lemma (`Callable[[str], str]`): Lemma of one lower-case word.
 
     Raises:
         ValueError: If the two do not have the same number of graphs.
@@ -89,6 +95,11 @@ def error_kinds(
 
     Each missing or extra fact is counted once; a relation between the right heads with the wrong predicate, one in the
     wrong direction and an attribute given to another head are told apart from plain misses.
+
+    Args:
+        found (`Sequence[SceneGraph]`): Graphs to look at.
+        gold (`Sequence[SceneGraph]`): Graphs that are right, in the same order.
+        lemma (`Callable[[str], str]`): Lemma of one lower-case word.
     """
     counts = dict.fromkeys(
         (
@@ -129,7 +140,11 @@ def error_kinds(
 
 
 def written_facts(graph: SceneGraph) -> str:
-    """FACTUAL's written form with counts as facts, `( ducks , is , 3 )`, as its evaluator and its data have them."""
+    """FACTUAL's written form with counts as facts, `( ducks , is , 3 )`, as its evaluator and its data have them.
+
+    Args:
+        graph ([`SceneGraph`]): Any graph.
+    """
     entities = tuple(
         type(e)(e.head, e.attributes | ({e.quantity} if e.quantity else set()), "") for e in graph.entities
     )

@@ -112,7 +112,11 @@ class FactualParser:
         return f"FactualParser({self.version})"
 
     def parse(self, sentences: list[str]) -> list[SceneGraph]:
-        """One graph per sentence, in order."""
+        """One graph per sentence, in order.
+
+        Args:
+            sentences (`list[str]`): What to parse, one sentence each.
+        """
         with self._lock:
             graphs = self._recent.known(sentences)
             new = [s for s in dict.fromkeys(sentences) if s not in graphs]
@@ -209,7 +213,11 @@ class _GraphFile:
 
 def read_graph(text: str) -> SceneGraph:
     """The graph that FactualSceneGraph reads from a T5's output: repeats and a fact cut off at the end are dropped,
-    facts are sorted, a number after `is` is a quantity, and beside other facts only triples count."""
+    facts are sorted, a number after `is` is a quantity, and beside other facts only triples count.
+
+    Args:
+        text (`str`): What the T5 wrote.
+    """
     facts = _facts(text)
     attributes: dict[str, list[str]] = {}
     quantities: dict[str, str] = {}

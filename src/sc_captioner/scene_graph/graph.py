@@ -30,7 +30,13 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A directed edge between two entities of one graph, by their index in `SceneGraph.entities`."""
+    """A directed edge between two entities of one graph, by their index in `SceneGraph.entities`.
+
+    Args:
+        subject (`int`): Index of an entity.
+        relation (`str`): The predicate, as in `on top of`.
+        object (`int`): Index of an entity.
+    """
 
     subject: int
     relation: str
@@ -79,7 +85,11 @@ class SceneGraph:
 
     @classmethod
     def union(cls, graphs: Iterable[SceneGraph]) -> SceneGraph:
-        """One graph of all sentences of a caption; entities are kept apart, the set views above pool them by head."""
+        """One graph of all sentences of a caption; entities are kept apart, the set views above pool them by head.
+
+        Args:
+            graphs (`Iterable[SceneGraph]`): Graphs of single sentences.
+        """
         entities: list[Entity] = []
         relations: list[Relation] = []
         for graph in graphs:
@@ -91,6 +101,9 @@ class SceneGraph:
     @classmethod
     def from_dict(cls, graph: Mapping[str, Any]) -> SceneGraph:
         """Read FactualSceneGraph's JSON form `{"entities": [{"head", "quantity", "attributes"}], "relations": [...]}`.
+
+        Args:
+            graph (`Mapping[str, Any]`): That form.
 
         Raises:
             ValueError: If a key is missing or a value has another form; the message names it.
@@ -122,6 +135,9 @@ class SceneGraph:
 
         A middle word `is` makes an attribute, any other a relation, a lone head a bare entity; equal heads are one
         entity. Facts that are not of these forms are ignored.
+
+        Args:
+            text (`str`): That form.
         """
         attributes: dict[str, set[str]] = {}
         triples: list[Triple] = []

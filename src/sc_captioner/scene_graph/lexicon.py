@@ -49,7 +49,11 @@ class Lexicon(ABC):
         return f"{type(self).__name__}()"
 
     def sentences(self, text: str) -> list[str]:
-        """Sentences of `text`, stripped, none of them empty."""
+        """Sentences of `text`, stripped, none of them empty.
+
+        Args:
+            text (`str`): A caption.
+        """
         return list(self._cached_sentences(text))
 
     @abstractmethod
@@ -100,7 +104,12 @@ class Lexicon(ABC):
         return f"{first} {self.noun_lemma(last)}"
 
     def are_synonyms(self, first: str, second: str) -> bool:
-        """Whether two phrases share a WordNet synonym; substrings do not count here."""
+        """Whether two phrases share a WordNet synonym; substrings do not count here.
+
+        Args:
+            first (`str`): A phrase.
+            second (`str`): Another phrase.
+        """
         return first == second or not self.phrase_synonyms(first).isdisjoint(self.phrase_synonyms(second))
 
     def _phrase_synonyms(self, phrase: str) -> frozenset[str]:

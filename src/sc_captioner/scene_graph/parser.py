@@ -21,7 +21,11 @@ class SceneGraphParser(Protocol):
     name: str
 
     def parse(self, sentences: list[str]) -> list[SceneGraph]:
-        """One graph per sentence, in order; equal sentences get equal graphs."""
+        """One graph per sentence, in order; equal sentences get equal graphs.
+
+        Args:
+            sentences (`list[str]`): What to parse, one sentence each.
+        """
         ...
 
 
@@ -51,6 +55,9 @@ class StoredParser:
     def from_json(cls, path: str | Path) -> StoredParser:
         """Read graphs by sentence from a JSON object, or from its member `graphs`.
 
+        Args:
+            path (`str | Path`): The file.
+
         Raises:
             ValueError: If the file holds no graphs; the message names it.
         """
@@ -63,6 +70,9 @@ class StoredParser:
 
     def parse(self, sentences: list[str]) -> list[SceneGraph]:
         """Stored graphs of `sentences`.
+
+        Args:
+            sentences (`list[str]`): What to look up, one sentence each.
 
         Raises:
             KeyError: If a sentence has no stored graph; the message quotes it.

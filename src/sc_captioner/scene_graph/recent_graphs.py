@@ -26,7 +26,11 @@ class RecentGraphs:
         return len(self._graphs)
 
     def known(self, sentences: Iterable[str]) -> dict[str, SceneGraph]:
-        """Graphs of those `sentences` that are remembered."""
+        """Graphs of those sentences that are remembered.
+
+        Args:
+            sentences (`Iterable[str]`): What to look up.
+        """
         with self._lock:
             found = {sentence: self._graphs[sentence] for sentence in sentences if sentence in self._graphs}
             for sentence in found:
@@ -34,7 +38,11 @@ class RecentGraphs:
             return found
 
     def remember(self, graphs: Mapping[str, SceneGraph]) -> None:
-        """Add `graphs`, and forget what is too much."""
+        """Add graphs, and forget what is too much.
+
+        Args:
+            graphs (`Mapping[str, SceneGraph]`): By sentence, the most recent last.
+        """
         with self._lock:
             self._graphs.update(graphs)
             while len(self._graphs) > self.size:

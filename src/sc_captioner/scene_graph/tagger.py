@@ -46,7 +46,11 @@ class FastTagger:
         self._pair = _Sums(lambda pair: self._sum(f"i-1 tag+i word {pair[0]} {pair[1]}"))
 
     def tags(self, tokens: Sequence[str]) -> list[str]:
-        """Penn Treebank tags of `tokens`, one each."""
+        """Penn Treebank tags of `tokens`, one each.
+
+        Args:
+            tokens (`Sequence[str]`): Words and marks of one sentence.
+        """
         context = [*self._start, *map(self._normalise, tokens), *self._end]
         before, earlier = self._start
         tags = []

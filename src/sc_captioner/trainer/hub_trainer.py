@@ -41,6 +41,11 @@ class HubTrainer(Trainer):
     # Pushes
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As in [`~transformers.Trainer`]; an outage of the Hub ends no run, the repository is made at a later save.
+
+        Raises:
+            HubError: If the Hub refuses; the message names the remedy and never the token.
+        """
         before_training = not hasattr(self, "state")
         if before_training:
             self._unpushed = []
@@ -55,6 +60,7 @@ class HubTrainer(Trainer):
                 logger.warning("No repository yet: %s Training starts; the next save tries again.", failed)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in [`~transformers.Trainer`]; a push that fails is told and ends no run."""
         try:
             super().save_model(output_dir, _internal_call)
         except HubError as failed:

@@ -28,6 +28,11 @@ def token_kl(logps: torch.Tensor, ref_logps: torch.Tensor, estimator: KLEstimato
 
     With `d = logps - ref_logps`: k1 is `d` (unbiased, but its gradient has expectation zero, so it regularises
     nothing), k2 is `d**2 / 2`, k3 is `exp(-d) - 1 + d` (Schulman, "Approximating KL divergence", 2020).
+
+    Args:
+        logps (`torch.Tensor`): Log-probabilities under the policy, any shape.
+        ref_logps (`torch.Tensor`): Those under the reference model, the same shape.
+        estimator (`KLEstimator`): `k1`, `k2` or `k3`.
     """
     log_ratio = logps - ref_logps
     if estimator == "k1":

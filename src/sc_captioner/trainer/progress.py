@@ -21,6 +21,7 @@ class TurnProgress(ProgressCallback):
     """[`~transformers.ProgressCallback`] with the figures that matter behind the bar; the log file has all."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """As in [`~transformers.ProgressCallback`]."""
         if not state.is_world_process_zero or self.training_bar is None:
             return
         values = {short: (logs or {}).get(name) for name, short in _SHOWN.items()}

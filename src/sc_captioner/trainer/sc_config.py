@@ -22,7 +22,7 @@ class SCConfig(GRPOConfig):
     Settings of [`SCTrainer`]: everything of [`~trl.GRPOConfig`], plus the two-turn objective.
 
     The objective is `-A(y2) log pi(y2 | image, prompt, y1, instruction)
-    + beta * KL_1 + second_turn_beta * KL_2` (SC-Captioner, section 3; method page, section 2). `max_completion_length`
+    + beta * KL_1 + second_turn_beta * KL_2` (SC-Captioner, section 3; docs/concepts.md). `max_completion_length`
     and the sampling settings hold for each of the two turns.
 
     With `first_turn_weight` the first caption learns from a reward of its own, beside the second one's. SCoRe (arXiv
@@ -62,6 +62,8 @@ class SCConfig(GRPOConfig):
             Generate the second turn from the first turn's KV cache instead of encoding image and caption again.
         freeze_vision_tower (`bool`, defaults to `True`):
             Train the language model only, as released; vision encoder and projector stay as they are.
+        use_bias_correction_kl (`bool`, *optional*): TRL's; not available here.
+        temperature (`float`, *optional*): Sampling temperature of both turns, above 0.
 
     Raises:
         ValueError: If a setting contradicts another one; the message names both and the remedy.
