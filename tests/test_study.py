@@ -37,15 +37,17 @@ SCENES = RECIPES / "scenes"
 
 def grid_file(folder: Path, **changes) -> Path:
     """A grid of two methods, the start model and two seeds; `changes` replace or, where `None`, take out settings."""
-    sc = {"recipe": "sc.py", "config": str(SCENES / "sc.yaml")}
+    alone = {"reference_corrections": 0}
+    sc = {"recipe": "sc.py", "config": str(SCENES / "sc.yaml"), "settings": alone}
     told = {
         "output_dir": str(folder / "out"),
         "page": str(folder / "docs" / "study.md"),
         "ours": "ours",
+        "varied": "ours",
         "methods": {
             "start": {"title": "start model", "stages": []},
             "ours": {"title": "ours", "stages": [sc]},
-            "rival": {"title": "the rival", "stages": [sc | {"settings": {"num_corrections": 1}}]},
+            "rival": {"title": "the rival", "stages": [sc | {"settings": {"num_corrections": 1, **alone}}]},
         },
         "seeds": 2,
         "steps": 4,
@@ -116,10 +118,12 @@ def test_shipped_grids(name, monkeypatch):
     grid = load_grid(f"recipes/study/{name}.yaml")
     cells = grid.cells()
     assert [cell.method for cell in cells if cell.seed == 0 and cell.variant == "main"] == [
-        "ours", "start", "sft", "dpo", "score", "grpo", "released"
+        "ours", "start", "sft", "dpo", "score", "grpo", "released", "alone"
     ]  # fmt: skip
-    # Seed by seed, methods before variants: whatever is done when the study stops is a comparison.
-    order = [(cell.variant != "main", cell.seed) for cell in cells]
+    # Methods seed by seed, then variants question by question: whatever is done when the study stops is a comparison.
+    questions = ["main", *dict.fromkeys(variant.question for variant in grid.variants.values())]
+    asked = {"main": "main", **{name: variant.question for name, variant in grid.variants.items()}}
+    order = [(questions.index(asked[cell.variant]), cell.seed) for cell in cells]
     assert order == sorted(order) and len({cell.name for cell in cells}) == len(cells)
     left_out = {
         variant.name.removeprefix("no_"): set(PARTS) - set(variant.settings["parts"])
@@ -135,10 +139,10 @@ def test_shipped_grids(name, monkeypatch):
             assert stage["settings"]["dataset_split"] == "train"
 
 
-def test_a_variant_differs_from_ours_in_its_setting_alone(monkeypatch):
+def test_a_variant_differs_from_its_method_in_its_setting_alone(monkeypatch):
     monkeypatch.chdir(ROOT)
     cells = {cell.name: cell for cell in load_grid("recipes/study/full.yaml").cells()}
-    ours, variant = (cells[name].stages[0].settings for name in ("ours-main-3", "ours-kl_k3-3"))
+    ours, variant = (cells[name].stages[0].settings for name in ("alone-main-3", "alone-kl_k3-3"))
     assert variant == ours | {"kl_estimator": "k3"}
 
 
@@ -148,6 +152,7 @@ def test_a_variant_differs_from_ours_in_its_setting_alone(monkeypatch):
         ({"seedz": 3}, "unknown setting 'seedz'"),
         ({"steps": None}, "steps is missing"),
         ({"ours": "theirs"}, "ours='theirs' is none of the methods"),
+        ({"varied": "theirs"}, "varied='theirs' is none of the methods"),
         ({"variant_steps": 3}, "add it to curve"),
         ({"curve": [2, 9]}, "curve names step 9"),
         ({"worlds": {"hard": 3}}, "must name plain"),

@@ -92,14 +92,14 @@ def _of_language(study: StudyTable) -> Iterator[str]:
 def _of_parts(study: StudyTable) -> Iterator[str]:
     gaps = variant_gaps(study, "parts of the reward")
     if gaps:
-        yield f"Parts of the reward, ours against ours {', '.join(title for title, _ in gaps)}: {_verdicts(gaps)}"
+        yield f"Parts of the reward: {_verdicts(gaps, 'The whole')}"
 
 
 def _of_other_variants(study: StudyTable) -> Iterator[str]:
     for question in dict.fromkeys(variant.question for variant in study.variants):
         gaps = variant_gaps(study, question)
         if gaps and question != "parts of the reward":
-            yield f"{question[0].upper()}{question[1:]}: {_verdicts(gaps)}"
+            yield f"{question[0].upper()}{question[1:]}: {_verdicts(gaps, 'The setting of the recipe')}"
 
 
 def method_gaps(
@@ -117,21 +117,21 @@ def method_gaps(
 
 
 def variant_gaps(study: StudyTable, question: str) -> list[tuple[str, Difference]]:
-    """Titles of the variants of a question, and what ours is ahead of each in the second turn."""
-    base: dict[str, Any] = {"method": study.grid.ours, "steps": study.grid.variant_steps}
+    """Titles of the variants of a question, and what the method without them is ahead of each in the second turn."""
+    base: dict[str, Any] = {"method": study.grid.varied, "steps": study.grid.variant_steps}
     chosen = [variant for variant in study.variants if variant.question == question]
     gaps = [(variant.title, study.difference(base, {**base, "variant": variant.name})) for variant in chosen]
     return [(title, gap) for title, gap in gaps if gap is not None]
 
 
-def _verdicts(gaps: Gaps) -> str:
+def _verdicts(gaps: Gaps, who: str = "Ours") -> str:
     """Who is beaten, who beats, and of whom the seeds do not tell."""
     said = []
     for verdict, words in (
-        ("better", "Ours is better than"),
-        ("worse", "Ours is worse than"),
+        ("better", f"{who} is better than"),
+        ("worse", f"{who} is worse than"),
         ("open", "The interval holds zero against"),
-        ("unknown", "One seed has no interval, ours against"),
+        ("unknown", f"One seed has no interval, {who[0].lower()}{who[1:]} against"),
     ):
         named = [f"{title} ({gap})" for title, gap in gaps if gap.verdict == verdict]
         if named:

@@ -46,7 +46,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Variant:
-    """Ours with other `settings`; `question` groups variants on the page."""
+    """A method whose last stage has other `settings`; `question` groups variants on the page."""
 
     name: str
     title: str
@@ -99,14 +99,15 @@ class Grid:
 
     Args:
         output_dir (`str`), page (`str`): Where runs and the page go; plots lie in a folder beside the page.
-        ours (`str`): The method that others are compared with, and whose variants are tried.
+        ours (`str`): The method that others are compared with.
+        varied (`str`): The method whose variants are tried.
         methods (`dict[str, Method]`): By name, ours first; in the file `title` and `stages` of each.
         seeds (`int`): Seeds 0, 1, ... of every method.
         steps (`int`): Optimizer steps of every method.
         curve (`list[int]`): Steps before the last with scores of their own, for learning curves.
         settings (`dict`): Settings of every stage of every method that differ from its YAML file.
         variants (`dict[str, Variant]`): By name; in the file `title`, `question` and `settings` of each.
-        variant_seeds (`int`), variant_steps (`int`): Of the variants; ours at `variant_steps` must be in `curve`.
+        variant_seeds (`int`), variant_steps (`int`): Of the variants; `variant_steps` must be in `curve`.
         test (`dict`): `seed`, `max_new_tokens` and `batch_size` of captioning.
         worlds (`dict[str, int]`): Worlds of the test and scenes of each; variants see `plain` alone.
         check_every (`int`): Weights are kept every so many steps, for comparison at equal time.
@@ -115,6 +116,7 @@ class Grid:
     output_dir: str
     page: str
     ours: str
+    varied: str
     methods: Mapping[str, Method]
     seeds: int
     steps: int
@@ -128,7 +130,7 @@ class Grid:
     check_every: int = 10
 
     def cells(self) -> list[Cell]:
-        """All runs, the most telling first: all methods seed by seed, then all variants seed by seed."""
+        """All runs, the most telling first: all methods seed by seed, then the variants question by question."""
         return [*self._of_methods(), *self._of_variants()]
 
     def _of_methods(self) -> list[Cell]:
@@ -147,16 +149,18 @@ class Grid:
         return cells
 
     def _of_variants(self) -> list[Cell]:
-        ours = self.methods[self.ours]
+        *before, last = self.methods[self.varied].stages
         worlds = {"plain": self.worlds["plain"]}
         return [
             Cell(
-                self.ours, variant.name, seed,
-                tuple(replace(s, settings=_merged(s.settings, variant.settings)) for s in ours.stages),
+                self.varied, variant.name, seed,
+                (*before, replace(last, settings=_merged(last.settings, variant.settings))),
                 steps=self.variant_steps, curve=(), worlds=worlds, test=self._test(), timed=False, leader=None,
             )
+            for question in dict.fromkeys(variant.question for variant in self.variants.values())
             for seed in range(self.variant_seeds)
             for variant in self.variants.values()
+            if variant.question == question
         ]  # fmt: skip
 
     def _test(self) -> dict[str, Any]:
@@ -176,15 +180,17 @@ def load_grid(path: str | Path) -> Grid:
     if missing := [name for name in known if name not in told and name not in ("check_every", "settings")]:
         raise SettingError(f"{path}: {missing[0]} is missing.")
     told = {"settings": {}, **told, "curve": tuple(told["curve"])}
-    if told["ours"] not in told["methods"]:
-        raise SettingError(f"{path}: ours={told['ours']!r} is none of the methods {', '.join(told['methods'])}.")
+    for name in ("ours", "varied"):
+        if told[name] not in told["methods"]:
+            raise SettingError(f"{path}: {name}={told[name]!r} is none of the methods {', '.join(told['methods'])}.")
     names = [told["ours"], *(name for name in told["methods"] if name != told["ours"])]
     methods = {name: _method(name, told["methods"][name], told["settings"]) for name in names}
     variants = {name: _variant(name, variant) for name, variant in told["variants"].items()}
     grid = Grid(**{**told, "methods": methods, "variants": variants})
     if grid.variants and grid.variant_steps not in (*grid.curve, grid.steps):
         raise SettingError(
-            f"{path}: variants are compared with ours after variant_steps={grid.variant_steps}; add it to curve."
+            f"{path}: variants are compared with {grid.varied} after variant_steps={grid.variant_steps}; "
+            "add it to curve."
         )
     if late := [step for step in grid.curve if not 0 < step < grid.steps]:
         raise SettingError(f"{path}: curve names step {late[0]}, which is not between 0 and steps={grid.steps}.")

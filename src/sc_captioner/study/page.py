@@ -124,8 +124,9 @@ def _variants(study: StudyTable, folder: Path) -> str:
     plot = _plot(plot_differences(gaps, folder / "variants.png"), folder, "variants")
     grid = study.grid
     note = (
-        f"Ours with one thing changed, {grid.variant_seeds} seeds, compared with ours itself after as many steps "
-        f"({grid.variant_steps}) on plain scenes. Wrong changes are additions and removals of all kinds, per caption."
+        f"{grid.methods[grid.varied].title}, with one thing changed, {grid.variant_seeds} seeds, compared with itself "
+        f"after as many steps ({grid.variant_steps}) on plain scenes. Wrong changes are additions and removals of all "
+        "kinds, per caption."
     )
     return f"{note}{plot}\n\n" + "\n\n".join(tables)
 
@@ -147,6 +148,6 @@ def _plot(drawn: bool, folder: Path, name: str) -> str:
         "time": "Differences at equal time",
         "turns": "Mean F1 by turn",
         "curves": "Mean F1 by steps",
-        "variants": "Differences to variants of ours",
+        "variants": "Differences to variants",
     }
     return f"\n\n![{titles[name]}]({folder.name}/{name}.png)" if drawn else ""

@@ -115,18 +115,17 @@ def third_turn_table(study: StudyTable) -> str:
 
 
 def variants_table(study: StudyTable, question: str) -> str:
-    """Variants of ours against ours after as many steps."""
-    step, ours = study.grid.variant_steps, study.grid.ours
-    base: dict[str, Any] = {"method": ours, "steps": step}
-    rows = [["ours", "", *_variant_cells(study, base)]]
+    """Variants of the varied method against itself after as many steps."""
+    base: dict[str, Any] = {"method": study.grid.varied, "steps": study.grid.variant_steps}
+    rows = [["unchanged", "", *_variant_cells(study, base)]]
     for variant in study.variants:
         if variant.question == question:
             there = {**base, "variant": variant.name}
             rows.append([variant.title, str(study.difference(base, there) or "-"), *_variant_cells(study, there)])
     if len(rows) == 1:
         return ""
-    head = ["variant", "ours minus it, 95 % over seeds", "mean F1", "objects", "attributes", "relations", "first turn",
-            "wrong changes", "unchanged", "broken grammar", "words"]  # fmt: skip
+    head = ["variant", "unchanged minus it, 95 % over seeds", "mean F1", "objects", "attributes", "relations",
+            "first turn", "wrong changes", "unchanged", "broken grammar", "words"]  # fmt: skip
     return _table(head, rows)
 
 
