@@ -127,6 +127,9 @@ class ScoringArguments:
     def caption_reward(self, turn: Literal["first", "second"]) -> CaptionReward:
         """CAPTURE F1 of one turn's caption as a reward.
 
+        Args:
+            turn (`"first"` or `"second"`): Whose caption is scored.
+
         Raises:
             SettingError: If parser, encoder or lexicon cannot be had.
         """

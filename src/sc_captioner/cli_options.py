@@ -41,7 +41,11 @@ def plain_console() -> Console:
 
 
 def written_changes(revision: Revision) -> list[str]:
-    """One line per change: `+ star`, `- red star`, `+ star above circle`."""
+    """One line per change: `+ star`, `- red star`, `+ star above circle`.
+
+    Args:
+        revision ([`Revision`]): What a correction added and removed.
+    """
     lines = []
     for sign, verb in (("+", "added"), ("-", "removed")):
         lines += [f"{sign} {head}" for head in sorted(getattr(revision, f"{verb}_objects"))]
@@ -53,6 +57,11 @@ def written_changes(revision: Revision) -> list[str]:
 
 def rows_with_references(predictions: str, annotations: str | None) -> list[dict[str, Any]]:
     """Rows of `load_predictions`, their references from `annotations` where these are named.
+
+    Args:
+        predictions (`str`): As [`load_predictions`] takes it: JSON lines, a folder with `predictions.jsonl`, a dataset
+            on the Hub.
+        annotations (`str`, *optional*): Folder that [`Annotations`] reads; without one the rows' own references stand.
 
     Raises:
         DatasetError: If predictions or annotations cannot be read.

@@ -194,6 +194,7 @@ def sampled_scenes(num_samples: int, seed: int, split: str = "train", world: Wor
         num_samples (`int`): Number of scenes, 1 or more.
         seed (`int`): Equal seeds give equal scenes.
         split (`str`, defaults to `"train"`): `"train"` or `"test"`, which share no scene.
+        world (`str`, defaults to `"plain"`): `"plain"`, `"seen"` or `"hard"`, see above.
 
     Raises:
         ValueError: If `num_samples` is below 1, `split` is neither `"train"` nor `"test"`, or `world` is unknown.

@@ -85,7 +85,12 @@ def plot_comparison(comparison: Comparison, path: Path, turn: str) -> None:
 
 
 def blank_figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
-    """A figure of `columns` panels side by side, and the panels; sizes in inches."""
+    """A figure of `columns` panels side by side, and the panels; sizes in inches.
+
+    Args:
+        width, height (`float`): Size of the whole figure in inches.
+        columns (`int`, defaults to `1`): Number of panels, 1 or more.
+    """
     # Without pyplot: no display is looked for, and no state is shared.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

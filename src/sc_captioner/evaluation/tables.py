@@ -121,7 +121,12 @@ def _p_value(value: float) -> str:
 
 
 def markdown_table(rows: Sequence[Sequence[str]], texts: int = 1) -> str:
-    """Rows, the first of them the head, with columns of even width; the first `texts` columns are left-aligned."""
+    """Rows, the first of them the head, with columns of even width; the first `texts` columns are left-aligned.
+
+    Args:
+        rows (`Sequence[Sequence[str]]`): Cells of every row, equally many in each.
+        texts (`int`, defaults to `1`): Columns of words, from the left; the others hold numbers and are right-aligned.
+    """
     rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     rule = [("-" * width if i < texts else "-" * (width - 1) + ":") for i, width in enumerate(widths)]

@@ -34,7 +34,7 @@ class Elements:
     missing: tuple[Fact, ...]
 
 
-def claims(facts: Facts) -> dict[str, list[Fact]]:
+def _claims(facts: Facts) -> dict[str, list[Fact]]:
     """All facts by kind, sorted: `(head,)`, `(head, attribute)`, `(head, predicate, head)`."""
     return {
         "objects": [(head,) for head in sorted(facts.objects)],
@@ -48,6 +48,11 @@ def compared(caption: Facts, reference: Facts, lexicon: Lexicon) -> dict[str, El
 
     These are synonyms, a head with words before it, and relations seen from the other end; every fact of the
     reference is matched once.
+
+    Args:
+        caption ([`Facts`]): What the caption claims.
+        reference ([`Facts`]): What is right.
+        lexicon ([`Lexicon`]): Synonyms.
     """
 
     def same_attribute(a: Fact, b: Fact) -> bool:
@@ -58,7 +63,7 @@ def compared(caption: Facts, reference: Facts, lexicon: Lexicon) -> dict[str, El
         "attributes": same_attribute,
         "relations": lambda a, b: same_relation(a, b, lexicon),
     }
-    ours, theirs = claims(caption), claims(reference)
+    ours, theirs = _claims(caption), _claims(reference)
     return {kind: _paired(ours[kind], theirs[kind], same[kind]) for kind in KINDS}
 
 
@@ -78,7 +83,12 @@ def _paired(ours: list[Fact], theirs: list[Fact], same: Callable[..., bool]) -> 
 
 @dataclass(frozen=True, slots=True)
 class MarkedGraph:
-    """A graph as the reward reads it (heads and attributes lemmatised), with marks by fact."""
+    """A graph as the reward reads it (heads and attributes lemmatised), with marks by fact.
+
+    Args:
+        graph ([`SceneGraph`]): One entity per head.
+        marks (`dict[Fact, Mark]`): By fact (`(head,)`, `(head, attribute)`, triple).
+    """
 
     graph: SceneGraph
     marks: dict[Fact, Mark]
@@ -89,11 +99,15 @@ def marked_graphs(triple: CaptionTriple, lexicon: Lexicon) -> tuple[dict[str, El
 
     ✓ and ✗ say whether the reference holds a fact, − whether the correction took it out and + whether it put it in;
     in the reference's graph ✓ is what the corrected caption says and ○ what it leaves out.
+
+    Args:
+        triple ([`CaptionTriple`]): The three captions with their graphs.
+        lexicon ([`Lexicon`]): Lemmas and synonyms.
     """
     graphs = {"first": triple.first_graph, "second": triple.second_graph, "reference": triple.reference_graph}
     texts = {"first": triple.first, "second": triple.second, "reference": triple.reference}
     facts = {name: facts_of(graphs[name], texts[name], lexicon) for name in graphs}
-    flat = {name: [fact for kind in claims(facts[name]).values() for fact in kind] for name in facts}
+    flat = {name: [fact for kind in _claims(facts[name]).values() for fact in kind] for name in facts}
     signs = {
         "first": dict.fromkeys(set(flat["first"]) - set(flat["second"]), "−"),
         "second": dict.fromkeys(set(flat["second"]) - set(flat["first"]), "+"),

@@ -110,7 +110,13 @@ def _scores(reward: CorrectionReward, whys: Sequence[Explanation], turn: str) ->
 
 
 def sample_card(sample: Sample, number: int, image: Image.Image | str | None = None) -> str:
-    """A sample as an `<article>`: captions with their changes, reward by part, scores, elements and graphs."""
+    """A sample as an `<article>`: captions with their changes, reward by part, scores, elements and graphs.
+
+    Args:
+        sample ([`Sample`]): The correction, explained.
+        number (`int`): Its place in the report, from 1.
+        image (`PIL.Image.Image` or `str`, *optional*): The picture, or its `data:` address.
+    """
     why, triple = sample.why, sample.why.triple
     # The released preset has no verdict of its own on single changes; they are compared with the reference instead.
     judged, reference_graph = (why.judged, None) if why.preset == "paper" else (None, triple.reference_graph)
@@ -174,7 +180,11 @@ def _drawings(graphs: Mapping[str, MarkedGraph]) -> str:
 
 
 def made_with(reward: CorrectionReward) -> dict[str, str]:
-    """Where the figures of a report come from."""
+    """Where the figures of a report come from.
+
+    Args:
+        reward ([`CorrectionReward`]): Whose settings they are.
+    """
     return {
         name.capitalize(): ", ".join(value) if isinstance(value, list) else str(value)
         for name, value in reward.settings.items()

@@ -34,7 +34,13 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle of text: its centre and size, in pixels, and its lines with their styles."""
+    """A rectangle of text: its centre and size, in pixels, and its lines with their styles.
+
+    Args:
+        x, y (`float`): Centre, in pixels from the left and from the top.
+        width, height (`float`): Size in pixels.
+        lines (`tuple[tuple[str, str], ...]`, *optional*): Text and style (`hit`, `miss` or nothing) of every line.
+    """
 
     x: float
     y: float
@@ -43,13 +49,21 @@ class Box:
     lines: tuple[tuple[str, str], ...] = ()
 
     def edge_towards(self, other: Point) -> Point:
-        """Where a line from the centre to `other` leaves the box; `other` where it lies inside."""
+        """Where a line from the centre to `other` leaves the box; `other` where it lies inside.
+
+        Args:
+            other (`Point`): Where the line goes, in pixels.
+        """
         dx, dy = other[0] - self.x, other[1] - self.y
         reach = max(abs(dx) / (self.width / 2), abs(dy) / (self.height / 2))
         return (self.x + dx / reach, self.y + dy / reach) if reach > 1 else other
 
     def touches(self, other: Box) -> bool:
-        """Whether both share a point."""
+        """Whether both share a point.
+
+        Args:
+            other ([`Box`]): The second box.
+        """
         return abs(self.x - other.x) * 2 < self.width + other.width and (
             abs(self.y - other.y) * 2 < self.height + other.height
         )
@@ -57,7 +71,13 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Boxes by head, and the points that edges over several layers pass through on their way."""
+    """Boxes by head, and the points that edges over several layers pass through on their way.
+
+    Args:
+        boxes (`dict[str, Box]`): By head, without overlap.
+        ways (`dict[Edge, list[Point]]`): By subject and object head, in pixels from subject to object; empty where no
+            layer lies between.
+    """
 
     boxes: dict[str, Box]
     ways: dict[Edge, list[Point]]
@@ -93,7 +113,11 @@ def graph_svg(graph: SceneGraph, title: str, marks: Mapping[Fact, Mark] | None =
 
 
 def in_words(graph: SceneGraph) -> str:
-    """The facts of a graph in a row: `star (big, green), circle; star above circle`."""
+    """The facts of a graph in a row: `star (big, green), circle; star above circle`.
+
+    Args:
+        graph ([`SceneGraph`]): Any graph, also an empty one.
+    """
     attributes = graph.attributes
     heads = dict.fromkeys(entity.head for entity in graph.entities)
     things = [f"{head} ({', '.join(sorted(attributes[head]))})" if head in attributes else head for head in heads]
@@ -105,6 +129,10 @@ def layout(graph: SceneGraph, marks: Mapping[Fact, Mark] | None = None) -> Layou
 
     What hangs together by relations is laid out in layers, subjects above objects; such groups, and objects without a
     relation, are set side by side as long as there is room.
+
+    Args:
+        graph ([`SceneGraph`]): What to draw.
+        marks (`Mapping[Fact, Mark]`, *optional*): As in [`graph_svg`]; signs widen boxes.
     """
     marks = marks or {}
     sizes: dict[Slot, Box] = {e.head: _box(e.head, graph, marks) for e in graph.entities}
@@ -143,7 +171,12 @@ def _way(edge: Edge, placed: Mapping[Slot, Box]) -> list[Point]:
 
 
 def layers(heads: Sequence[str], edges: Iterable[Edge]) -> dict[str, int]:
-    """Layer of every head, 0 at the top: subjects above objects, except where a circle of relations forbids it."""
+    """Layer of every head, 0 at the top: subjects above objects, except where a circle of relations forbids it.
+
+    Args:
+        heads (`Sequence[str]`): All heads.
+        edges (`Iterable[Edge]`): Subject and object head of every relation.
+    """
     below: dict[str, list[str]] = {head: [] for head in heads}
     for subject, target in edges:
         if not _reaches(below, target, subject):

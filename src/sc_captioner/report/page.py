@@ -72,12 +72,20 @@ def page_head(title: str, script: str = "") -> str:
 
 
 def asset(name: str) -> str:
-    """Text of a file beside this module."""
+    """Text of a file beside this module.
+
+    Args:
+        name (`str`): Name of the file, as in `style.css`.
+    """
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def tiles(shown: Sequence[tuple[str, str, str]]) -> str:
-    """Figures in large print, each with what it is above and a note below."""
+    """Figures in large print, each with what it is above and a note below.
+
+    Args:
+        shown (`Sequence[tuple[str, str, str]]`): Label, value and note of every figure, all escaped here.
+    """
     cells = "".join(
         f'<div class="tile"><dt>{escape(label)}</dt><dd>{escape(value)}</dd><dd class="note">{escape(note)}</dd></div>'
         for label, value, note in shown
@@ -86,7 +94,11 @@ def tiles(shown: Sequence[tuple[str, str, str]]) -> str:
 
 
 def fact_list(facts: Mapping[str, object]) -> str:
-    """What produced the figures of a page."""
+    """What produced the figures of a page.
+
+    Args:
+        facts (`Mapping[str, object]`): Names and what stands beside them, both escaped here.
+    """
     rows = "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>" for name, value in facts.items())
     return f'<dl class="facts">{rows}</dl>'
 

@@ -78,7 +78,11 @@ class RunSummary:
         }
 
     def add(self, sample: Sample) -> None:
-        """Count a sample that was scored."""
+        """Count a sample that was scored.
+
+        Args:
+            sample ([`Sample`]): The correction, explained.
+        """
         self.outcomes[sample.outcome] += 1
         self.decided[sample.decided_by] += 1
         self.rewards.append(sample.why.total)
@@ -181,7 +185,7 @@ def _write_batch(
         table.append({**texts, "outcome": sample.outcome, "part": sample.decided_by, "values": _values(sample)})
         cards.append(sample_card(sample, place + 1, pictures.of(place, row)))
     packed = base64.b64encode(gzip.compress(json.dumps(cards).encode("utf-8", "replace"), 6, mtime=0)).decode("ascii")
-    file.write(f"{json_script('rows', table)}<script type='application/gzip' class='cards'>{packed}</script>\n")
+    file.write(f"{_json_script('rows', table)}<script type='application/gzip' class='cards'>{packed}</script>\n")
 
 
 def _values(sample: Sample) -> list[float]:
@@ -191,7 +195,7 @@ def _values(sample: Sample) -> list[float]:
     return [round(value, 4) for value in values]
 
 
-def json_script(name: str, data: object) -> str:
+def _json_script(name: str, data: object) -> str:
     """Data for the page's script, as JSON that cannot end the element it stands in."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     harmless = text.replace("<", "\\u003c")
@@ -228,7 +232,7 @@ def _content(title: str, summary: RunSummary, facts: Mapping[str, object], scrip
         f"<div>{difference_table(differences)}</div></div></section>"
         f"<section><h2>All corrections</h2>{READING_AID}{_controls(summary)}</section>"
         f"<section><h2>How these figures came about</h2>{fact_list(facts)}</section></main>"
-        f"{json_script('columns', _columns(summary))}{json_script('outcomes', OUTCOMES)}"
+        f"{_json_script('columns', _columns(summary))}{_json_script('outcomes', OUTCOMES)}"
         f"<script>{script}</script></body></html>\n"
     )
 

@@ -83,6 +83,10 @@ class CaptionReward(GraphReward):
     def scores_of(self, captions: Sequence[str], references: Sequence[str]) -> list[dict[str, float] | None]:
         """Per caption `capture` and precision, recall and F1 of objects, attributes and relations.
 
+        Args:
+            captions (`Sequence[str]`): What is scored.
+            references (`Sequence[str]`): What is right, one text per caption.
+
         Raises:
             ValueError: If the lists differ in length.
         """

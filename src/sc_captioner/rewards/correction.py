@@ -181,6 +181,11 @@ class CorrectionReward(GraphReward):
         """[`explain`] of many samples, parsed and encoded in one call each; what keeps a sample from being scored
         stands in its place.
 
+        Args:
+            first_caption (`Sequence[str]`): Captions before correction.
+            second_caption (`Sequence[str]`): Captions after it.
+            reference (`Sequence[str]`): What is right, one text per sample.
+
         Raises:
             ValueError: If the lists differ in length.
         """

@@ -183,7 +183,11 @@ class PaperJudge:
         return verdict
 
     def judgements(self, encoder: PhraseEncoder) -> dict[tuple[str, tuple[str, ...]], Judgement]:
-        """The verdict by change and fact: an addition is right if it is a hit, a removal if it is a miss."""
+        """The verdict by change and fact: an addition is right if it is a hit, a removal if it is a miss.
+
+        Args:
+            encoder ([`PhraseEncoder`]): Compares phrases.
+        """
         verdict, judged = self.verdict(encoder), {}
         for change, side in (("added", verdict.added), ("removed", verdict.removed)):
             for element, similarity in ((e, s) for kind in side.values() for e, s in kind.items()):

@@ -12,7 +12,12 @@ from .tables import turns_of
 
 
 def plot_turns(study: StudyTable, path: Path) -> bool:
-    """Mean F1 of the three turns, a line per method, a panel per world; whether there was anything to plot."""
+    """Mean F1 of the three turns, a line per method, a panel per world; whether there was anything to plot.
+
+    Args:
+        study ([`StudyTable`]): As far as it is done.
+        path (`Path`): PNG file to write.
+    """
     figure, axes = blank_figure(9, 4.2, columns=len(study.grid.worlds))
     drawn = False
     for axis, world in zip(axes, study.grid.worlds):
@@ -37,7 +42,12 @@ def plot_turns(study: StudyTable, path: Path) -> bool:
 
 
 def plot_curves(study: StudyTable, path: Path) -> bool:
-    """Mean F1 of the second turn by optimizer steps, a line per method."""
+    """Mean F1 of the second turn by optimizer steps, a line per method.
+
+    Args:
+        study ([`StudyTable`]): As far as it is done.
+        path (`Path`): PNG file to write.
+    """
     figure, (axis,) = blank_figure(6.5, 4)
     drawn = False
     for method in (method for method in study.methods if method.stages):
@@ -59,7 +69,13 @@ def plot_curves(study: StudyTable, path: Path) -> bool:
 
 
 def plot_differences(gaps: Sequence[tuple[str, Difference]], path: Path) -> bool:
-    """Differences with their intervals over seeds, one line each; those right of zero are wins of ours."""
+    """Differences with their intervals over seeds, one line each; those right of zero are wins of ours.
+
+    Args:
+        gaps (`Sequence[tuple[str, Difference]]`): Title of a method or variant, and what ours is ahead of it; those of
+            one seed are left out.
+        path (`Path`): PNG file to write.
+    """
     shown = [(title, gap) for title, gap in gaps if gap.n > 1]
     figure, (axis,) = blank_figure(7, 0.32 * len(shown) + 1.2)
     for place, (_, gap) in enumerate(shown):

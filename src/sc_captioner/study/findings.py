@@ -15,7 +15,11 @@ POINTS = {"steps": "after as many optimizer steps", "time": "after as much proce
 
 
 def findings(study: StudyTable) -> list[str]:
-    """Sentences, in the order of the page; what is not known is not spoken of."""
+    """Sentences, in the order of the page; what is not known is not spoken of.
+
+    Args:
+        study ([`StudyTable`]): As far as it is done.
+    """
     return [
         *_of_methods(study, "plain", "On the scenes"),
         *_of_better_turns(study),
@@ -105,7 +109,14 @@ def _of_other_variants(study: StudyTable) -> Iterator[str]:
 def method_gaps(
     study: StudyTable, point: str = "steps", world: str = "plain", metric: str = "mean_f1"
 ) -> list[tuple[str, Difference]]:
-    """Titles of the other methods, and what ours is ahead of each in the second turn."""
+    """Titles of the other methods, and what ours is ahead of each in the second turn.
+
+    Args:
+        study ([`StudyTable`]): As far as it is done.
+        point (`str`, defaults to `"steps"`): Compared at equal `steps` or equal `time`.
+        world (`str`, defaults to `"plain"`): World of the test scenes.
+        metric (`str`, defaults to `"mean_f1"`): What is compared.
+    """
     where, gaps = {"point": point, "world": world}, []
     for method in study.methods:
         if method.name == study.grid.ours:
@@ -117,7 +128,12 @@ def method_gaps(
 
 
 def variant_gaps(study: StudyTable, question: str) -> list[tuple[str, Difference]]:
-    """Titles of the variants of a question, and what the method without them is ahead of each in the second turn."""
+    """Titles of the variants of a question, and what the method without them is ahead of each in the second turn.
+
+    Args:
+        study ([`StudyTable`]): As far as it is done.
+        question (`str`): The `question` of the variants.
+    """
     base: dict[str, Any] = {"method": study.grid.varied, "steps": study.grid.variant_steps}
     chosen = [variant for variant in study.variants if variant.question == question]
     gaps = [(variant.title, study.difference(base, {**base, "variant": variant.name})) for variant in chosen]

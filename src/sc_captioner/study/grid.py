@@ -37,7 +37,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to train: `stages` in a row, each from the weights of the one before it; none for the start model."""
+    """A way to train: `stages` in a row, each from the weights of the one before it; none for the start model.
+
+    Args:
+        name (`str`): Key in the YAML file.
+        title (`str`): What the page calls it.
+        stages (`tuple[Stage, ...]`): In the order they run.
+    """
 
     name: str
     title: str
@@ -46,7 +52,14 @@ class Method:
 
 @dataclass(frozen=True)
 class Variant:
-    """A method whose last stage has other `settings`; `question` groups variants on the page."""
+    """A method whose last stage has other `settings`; `question` groups variants on the page.
+
+    Args:
+        name (`str`): Key in the YAML file.
+        title (`str`): What the page calls it.
+        question (`str`): Heading of its group.
+        settings (`Mapping[str, Any]`): What differs in the last stage.
+    """
 
     name: str
     title: str
@@ -169,6 +182,9 @@ class Grid:
 
 def load_grid(path: str | Path) -> Grid:
     """The grid of a YAML file.
+
+    Args:
+        path (`str` or `Path`): The YAML file.
 
     Raises:
         SettingError: If it cannot be read, a setting is unknown or missing, or settings contradict each other.

@@ -48,17 +48,31 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM
 
 
 class Runs:
-    """Finished and failed runs below a folder: `<cell>.parquet`, `<cell>.error.json` and `<cell>.log`."""
+    """Finished and failed runs below a folder: `<cell>.parquet`, `<cell>.error.json` and `<cell>.log`.
+
+    Args:
+        folder (`Path`): Made when the study starts.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, name: str) -> Path:
-        """The file of a finished run."""
+        """The file of a finished run.
+
+        Args:
+            name (`str`): Name of the cell.
+        """
         return self.folder / f"{name}.parquet"
 
     def write(self, cell: Cell, budget: float | None, rows: Sequence[Any]) -> None:
-        """Keep a finished run; its file is there as a whole or not at all."""
+        """Keep a finished run; its file is there as a whole or not at all.
+
+        Args:
+            cell ([`Cell`]): What was run.
+            budget (`float`, *optional*): Seconds it was given for equal time.
+            rows (`Sequence[Row]`): Its scores.
+        """
         columns = {"method": cell.method, "variant": cell.variant, "seed": cell.seed}
         table = pyarrow.Table.from_pylist([{**columns, **asdict(row)} for row in rows], schema=_SCHEMA)
         told = {"settings": json.dumps(cell.settings()), "budget": json.dumps(budget)}
@@ -68,7 +82,13 @@ class Runs:
         self._error(cell.name).unlink(missing_ok=True)
 
     def fail(self, cell: Cell, error: str, details: str = "") -> None:
-        """Note why a run failed."""
+        """Note why a run failed.
+
+        Args:
+            cell ([`Cell`]): What was run.
+            error (`str`): The reason, in a line.
+            details (`str`, defaults to `""`): Traceback.
+        """
         told = {"error": error, "details": details, "cell": cell.name}
         self._error(cell.name).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
@@ -81,24 +101,40 @@ class Runs:
         return found
 
     def changes(self, cell: Cell) -> list[str] | None:
-        """What of a cell's settings differs from those it was run with; `None` if it was not run."""
+        """What of a cell's settings differs from those it was run with; `None` if it was not run.
+
+        Args:
+            cell ([`Cell`]): With its settings of now.
+        """
         if not self.path(cell.name).is_file():
             return None
         then, now = json.loads(self._metadata(cell.name)["settings"]), cell.settings()
         return sorted(_differences(then, now))
 
     def budget_of(self, cell: Cell) -> float | None:
-        """Seconds that the leader of a cell took; `None` if the cell has none or it is not done."""
+        """Seconds that the leader of a cell took; `None` if the cell has none or it is not done.
+
+        Args:
+            cell ([`Cell`]): Its `leader` names the other run.
+        """
         return self.seconds(cell.leader) if cell.leader else None
 
     def is_current(self, cell: Cell) -> bool:
-        """Whether the cell is done, with these settings and against this run of its leader."""
+        """Whether the cell is done, with these settings and against this run of its leader.
+
+        Args:
+            cell ([`Cell`]): With its settings of now.
+        """
         if self.changes(cell) != []:
             return False
         return json.loads(self._metadata(cell.name)["budget"]) == self.budget_of(cell)
 
     def seconds(self, name: str) -> float | None:
-        """Seconds of training of a finished run."""
+        """Seconds of training of a finished run.
+
+        Args:
+            name (`str`): Name of the cell.
+        """
         if not self.path(name).is_file():
             return None
         table = pyarrow.parquet.read_table(self.path(name), columns=["point", "seconds"])

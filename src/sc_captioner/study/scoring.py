@@ -46,7 +46,11 @@ class Row:
     per_scene: list[float] | None = None
 
     def at(self, point: str) -> Row:
-        """The same number at another point."""
+        """The same number at another point.
+
+        Args:
+            point (`str`): `curve`, `steps` or `time`.
+        """
         return replace(self, point=point)
 
 
@@ -65,7 +69,7 @@ def scored(
     rows = []
     for world, num_samples in worlds.items():
         scenes = _scenes(num_samples, test["seed"], world)
-        turns = captions_of_scenes(model, processor, scenes, test["max_new_tokens"], test["batch_size"])
+        turns = _captions_of_scenes(model, processor, scenes, test["max_new_tokens"], test["batch_size"])
         for turn, metrics in turn_scores(turns, scenes["reference"], scenes["scene"]).items():
             for metric, values in metrics.items():
                 mean = sum(values) / len(values)
@@ -74,7 +78,7 @@ def scored(
     return rows
 
 
-def captions_of_scenes(
+def _captions_of_scenes(
     model: Any, processor: Any, scenes: Any, max_new_tokens: int, batch_size: int
 ) -> list[list[str]]:
     """Captions by turn: the first, its correction, and the correction of that."""

@@ -21,14 +21,24 @@ from .statistics import Difference, over_scenes, paired_difference
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean and standard deviation over seeds; `sd` is `None` for one seed."""
+    """Mean and standard deviation over seeds; `sd` is `None` for one seed.
+
+    Args:
+        mean (`float`): Over seeds.
+        sd (`float`, *optional*): With `n - 1` in the denominator.
+        n (`int`): Number of seeds.
+    """
 
     mean: float
     sd: float | None
     n: int
 
     def text(self, digits: int = 3) -> str:
-        """As in tables."""
+        """As in tables.
+
+        Args:
+            digits (`int`, defaults to `3`): Decimals of both numbers.
+        """
         return f"{self.mean:.{digits}f}" + ("" if self.sd is None else f" ± {self.sd:.{digits}f}")
 
 
@@ -71,7 +81,17 @@ class StudyTable:
         self, method: str, metric: str, *, variant: str = MAIN, point: str = "steps", steps: int | None = None,
         world: str = "plain", turn: str = "second",
     ) -> dict[int, float]:  # fmt: skip
-        """Values by seed; the start model, which is not trained, has its one value for every seed."""
+        """Values by seed; the start model, which is not trained, has its one value for every seed.
+
+        Args:
+            method (`str`): Name of the method.
+            metric (`str`): Name of the score.
+            variant (`str`, defaults to `"main"`): Name of the variant; `main` is the method itself.
+            point (`str`, defaults to `"steps"`): `curve`, `steps` or `time`; passed over where `steps` is given.
+            steps (`int`, *optional*): Optimizer steps after which it was scored.
+            world (`str`, defaults to `"plain"`): World of the test scenes.
+            turn (`str`, defaults to `"second"`): `first`, `second` or `third`.
+        """
         found = self._rows(method, metric, variant, point, steps, world, turn)
         values = {int(seed): float(value) for seed, value in zip(found.seed, found.value)}
         if values and not self.grid.methods[method].stages:
@@ -79,7 +99,13 @@ class StudyTable:
         return values
 
     def summary(self, method: str, metric: str, **where: Any) -> Summary | None:
-        """Mean and standard deviation over seeds, `None` where nothing is known."""
+        """Mean and standard deviation over seeds, `None` where nothing is known.
+
+        Args:
+            method (`str`): Name of the method.
+            metric (`str`): Name of the score.
+            **where: As in [`StudyTable.values`].
+        """
         values = list(self.values(method, metric, **where).values())
         if not values:
             return None
@@ -101,23 +127,42 @@ class StudyTable:
         return paired_difference([mine[s] for s in seeds], [other[s] for s in seeds]) if seeds else None
 
     def scene_interval(self, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Interval | None:
-        """Bootstrap over scenes of the difference of mean F1, see [`over_scenes`]."""
+        """Bootstrap over scenes of the difference of mean F1, see [`over_scenes`].
+
+        Args:
+            ours, theirs (`Mapping[str, Any]`): `method` and, where they differ from those of [`StudyTable.values`],
+                its other arguments.
+        """
         mine, other = self._scenes(**ours), self._scenes(**theirs)
         seeds = sorted(mine.keys() & other.keys())
         return over_scenes([mine[s] for s in seeds], [other[s] for s in seeds]) if seeds else None
 
     def better_turn(self, method: str, **where: Any) -> str:
-        """The turn of a method, first or second, whose mean F1 is higher."""
+        """The turn of a method, first or second, whose mean F1 is higher.
+
+        Args:
+            method (`str`): Name of the method.
+            **where: As in [`StudyTable.values`].
+        """
         means = {turn: self.summary(method, "mean_f1", turn=turn, **where) for turn in ("first", "second")}
         return max(means, key=lambda turn: found.mean if (found := means[turn]) else 0.0)
 
     def costs(self, method: str, point: str) -> tuple[float, float] | None:
-        """Mean seconds and steps of training at a point."""
+        """Mean seconds and steps of training at a point.
+
+        Args:
+            method (`str`): Name of the method.
+            point (`str`): `steps` or `time`.
+        """
         found = self._rows(method, "mean_f1", MAIN, point, None, "plain", "second")
         return None if found.empty else (float(found.seconds.mean()), float(found.steps.mean()))
 
     def write(self, path: Path) -> None:
-        """All rows as one parquet file, with the study's version and grid in its metadata."""
+        """All rows as one parquet file, with the study's version and the missing cells in its metadata.
+
+        Args:
+            path (`Path`): The file; its folder is made.
+        """
         table = pyarrow.Table.from_pandas(self.rows.assign(version=VERSION), preserve_index=False)
         told = {"version": str(VERSION), "missing": json.dumps(self.missing)}
         whole = path.with_suffix(".part")
@@ -149,7 +194,12 @@ class StudyTable:
 
 
 def load_table(grid: Grid, runs: Runs) -> StudyTable:
-    """Everything that is done of a grid; runs with other settings than the grid's count as missing."""
+    """Everything that is done of a grid; runs with other settings than the grid's count as missing.
+
+    Args:
+        grid ([`Grid`]): What was to be run.
+        runs ([`Runs`]): What was run.
+    """
     cells = grid.cells()
     done = [cell for cell in cells if runs.is_current(cell)]
     frames = [pyarrow.parquet.read_table(runs.path(cell.name)).to_pandas() for cell in done]

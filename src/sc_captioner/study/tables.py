@@ -12,7 +12,13 @@ from .table import StudyTable, Summary
 
 
 def comparison_table(study: StudyTable, point: str, world: str = "plain") -> str:
-    """Ours against every other method: mean F1 of both turns, the difference, its intervals, and what it cost."""
+    """Ours against every other method: mean F1 of both turns, the difference, its intervals, and what it cost.
+
+    Args:
+        study ([`StudyTable`]): As far as it is done.
+        point (`str`): Compared at equal `steps` or equal `time`.
+        world (`str`, defaults to `"plain"`): World of the test scenes.
+    """
     head = [
         "method",
         "first turn",
@@ -39,7 +45,11 @@ def comparison_table(study: StudyTable, point: str, world: str = "plain") -> str
 
 
 def better_turn_table(study: StudyTable) -> str:
-    """Ours, second turn, against the better turn of every other method."""
+    """Ours, second turn, against the better turn of every other method.
+
+    Args:
+        study ([`StudyTable`]): As far as it is done.
+    """
     rows = []
     for method in study.others:
         cells = [method.title]
@@ -54,7 +64,11 @@ def better_turn_table(study: StudyTable) -> str:
 
 
 def kinds_table(study: StudyTable) -> str:
-    """F1 by kind of fact and turn, and what the second turn gained over the first."""
+    """F1 by kind of fact and turn, and what the second turn gained over the first.
+
+    Args:
+        study ([`StudyTable`]): As far as it is done.
+    """
     rows = []
     for method in study.methods:
         for turn in ("first", "second"):
@@ -66,7 +80,11 @@ def kinds_table(study: StudyTable) -> str:
 
 
 def corrections_table(study: StudyTable) -> str:
-    """What second captions added and removed, right : wrong, per 100 captions."""
+    """What second captions added and removed, right : wrong, per 100 captions.
+
+    Args:
+        study ([`StudyTable`]): As far as it is done.
+    """
     rows = []
     for method in study.methods:
         cells = []
@@ -80,7 +98,11 @@ def corrections_table(study: StudyTable) -> str:
 
 
 def language_table(study: StudyTable) -> str:
-    """Whether scores were bought with bad language: grammar, length, the exact reading, the paper's reward."""
+    """Whether scores were bought with bad language: grammar, length, the exact reading, the paper's reward.
+
+    Args:
+        study ([`StudyTable`]): As far as it is done.
+    """
     rows = []
     for method in study.methods:
         broken = [_percent(study.summary(method.name, "broken_grammar", turn=turn)) for turn in ("first", "second")]
@@ -92,7 +114,11 @@ def language_table(study: StudyTable) -> str:
 
 
 def curve_table(study: StudyTable) -> str:
-    """Mean F1 of the second turn on the way."""
+    """Mean F1 of the second turn on the way.
+
+    Args:
+        study ([`StudyTable`]): As far as it is done.
+    """
     steps = [*study.grid.curve, study.grid.steps]
     trained = [method for method in study.methods if method.stages]
     rows = [[m.title, *(_text(study.summary(m.name, "mean_f1", steps=step)) for step in steps)] for m in trained]
@@ -100,7 +126,11 @@ def curve_table(study: StudyTable) -> str:
 
 
 def third_turn_table(study: StudyTable) -> str:
-    """Whether another correction helps."""
+    """Whether another correction helps.
+
+    Args:
+        study ([`StudyTable`]): As far as it is done.
+    """
     rows = []
     for method in study.methods:
         told: list[str] = []
@@ -115,7 +145,12 @@ def third_turn_table(study: StudyTable) -> str:
 
 
 def variants_table(study: StudyTable, question: str) -> str:
-    """Variants of the varied method against itself after as many steps."""
+    """Variants of the varied method against itself after as many steps.
+
+    Args:
+        study ([`StudyTable`]): As far as it is done.
+        question (`str`): The `question` of the variants.
+    """
     base: dict[str, Any] = {"method": study.grid.varied, "steps": study.grid.variant_steps}
     rows = [["unchanged", "", *_variant_cells(study, base)]]
     for variant in study.variants:
@@ -145,7 +180,14 @@ def _variant_cells(study: StudyTable, where: dict[str, Any]) -> list[str]:
 
 
 def turns_of(study: StudyTable, method: str, world: str, point: str = "steps") -> list[Summary | None]:
-    """Mean F1 of every turn."""
+    """Mean F1 of every turn.
+
+    Args:
+        study ([`StudyTable`]): As far as it is done.
+        method (`str`): Name of the method.
+        world (`str`): World of the test scenes.
+        point (`str`, defaults to `"steps"`): `steps` or `time`.
+    """
     return [study.summary(method, "mean_f1", world=world, turn=turn, point=point) for turn in TURNS]
 
 

@@ -58,6 +58,10 @@ class Snapshots(TrainerCallback):
         spent (`Callable[[], float]`): Seconds of training so far.
         report (`Callable[[str], None]`): Is told the step now and then.
         before (`int`): Steps of the stages before.
+        goes_on (`bool`, defaults to `True`): Whether the stage is the last one of its method; another ends at `last`,
+            whatever time is left.
+        taken (`dict[int, Snapshot]`, *optional*): What was kept of `at`, by step.
+        in_time ([`Snapshot`], *optional*): The last weights within the budget.
     """
 
     at: frozenset[int]
@@ -72,6 +76,7 @@ class Snapshots(TrainerCallback):
     in_time: Snapshot | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """As [`~transformers.TrainerCallback.on_step_end`]: keep weights, and end training in time."""
         steps, seconds = self.before + state.global_step, self.spent()
         if steps in self.at:
             self.taken[steps] = _snapshot(steps, seconds, model)

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 def suppress_vision_tokens(trainer: GRPOTrainer) -> None:
-    """Keep the policy from sampling tokens that stand for images: the forward pass would look for their pixels."""
+    """Keep the policy from sampling tokens that stand for images: the forward pass would look for their pixels.
+
+    Args:
+        trainer (`GRPOTrainer`): With its model and its generation settings, which are changed.
+    """
     tokens = vision_token_ids(trainer.accelerator.unwrap_model(trainer.model).config)
     if trainer.use_vllm:
         bias = {"logit_bias": dict.fromkeys(tokens, -100.0)}
