@@ -201,7 +201,7 @@ class SCTrainer(HubTrainer, GRPOTrainer):
         # TRL calls, gathers and logs the functions of both turns alike; what it adds up is the second turn's.
         self.first_reward_weights = self.reward_weights[len(rewards) :].clone()
         self.reward_weights[len(rewards) :] = 0
-        self.references: list[str] = []
+        self.references: list[Any] = []
         self._sample_rewards = self._first_rewards = torch.empty(0)
         self._policy_logps: torch.Tensor | None = None
 
