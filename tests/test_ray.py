@@ -1,0 +1,187 @@
+"""The engine ray: the local engine's captions on a cluster, workers and jobs that are killed, shards in and out."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from sc_captioner import SelfCorrectingCaptioner
+from sc_captioner.cli import app
+from sc_captioner.data import build_scenes
+from sc_captioner.data.predictions import load_predictions
+
+
+ray = pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
+pytest.importorskip("ray.data", reason="Ray Data is not installed (extra ray)")
+
+NUMBER = 120
+OPTIONS = ["--engine", "ray", "--shard-size", 6, "--workers", 2, "--max-new-tokens", 64]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray on this machine; its sockets need a path that is shorter than pytest's."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    context = ray.init(
+        num_cpus=3,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=100 * 2**20,
+        _temp_dir=folder,
+        address="local",
+    )
+    yield context.address_info["gcs_address"]
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[bytes]:
+    contents = []
+    for image in build_scenes(NUMBER, split="test", seed=778)["image"]:
+        image.save(file := io.BytesIO(), "PNG")
+        contents.append(file.getvalue())
+    return contents
+
+
+@pytest.fixture(scope="module")
+def expected(pictures) -> list[tuple[str, str]]:
+    images = [{"bytes": content, "path": None} for content in pictures]
+    results = SelfCorrectingCaptioner.from_pretrained()(images, revisions=False, max_new_tokens=64)
+    return [(result.first, result.caption) for result in results]
+
+
+def run(*arguments: object, code: int = 0):
+    result = CliRunner().invoke(app, ["caption", *map(str, arguments)], prog_name="sc-captioner")
+    assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
+    return result
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def captioners() -> list[psutil.Process]:
+    """Workers of this process's cluster."""
+    return [p for p in psutil.Process().children(recursive=True) if "_Worker" in " ".join(p.cmdline())]
+
+
+def kill_a_captioner(output: Path, killed: list[int]) -> None:
+    """Kill one in the middle of the work, and note it with the shards that there were."""
+    wait_for(lambda: len(list(output.glob("*.parquet"))) >= 3)
+    captioners()[0].send_signal(signal.SIGKILL)
+    killed.append(len(list(output.glob("*.parquet"))))
+
+
+def test_a_killed_worker_loses_nothing_and_nothing_is_done_twice(cluster, pictures, expected, tmp_path):
+    """Half of the pictures in parquet files, half in a folder, between them what cannot be captioned."""
+    photos, shards, output = tmp_path / "photos", tmp_path / "shards", tmp_path / "captions"
+    photos.mkdir()
+    shards.mkdir()
+    half = NUMBER // 2
+    for index in range(half):
+        (photos / f"{index}.png").write_bytes(pictures[index])
+    (photos / "broken.png").write_bytes(b"no picture")
+    rows = [{"id": f"row {index}", "image": {"bytes": pictures[index], "path": None}} for index in range(half, NUMBER)]
+    rows.insert(7, {"id": "cut", "image": {"bytes": pictures[0][:150], "path": None}})
+    rows.insert(9, {"id": "none", "image": None})
+    pq.write_table(pa.Table.from_pylist(rows[:20]), shards / "0.parquet")
+    pq.write_table(pa.Table.from_pylist(rows[20:]), shards / "1.parquet", row_group_size=10)
+
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_captioner, args=(output, killed), daemon=True)
+    killer.start()
+    result = run(photos, shards, "--output", output, *OPTIONS, code=1)
+    assert 3 <= killed[0] < NUMBER // 6 - 2
+
+    found = pa.dataset.dataset(output, format="parquet").to_table().to_pylist()
+    captions = {row["id"]: (row["first_caption"], row["second_caption"]) for row in found if not row["error"]}
+    names = [*(str(photos / f"{index}.png") for index in range(half)), *(f"row {i}" for i in range(half, NUMBER))]
+    assert captions == dict(zip(names, expected))
+    assert sorted(row["id"] for row in found) == sorted([*names, str(photos / "broken.png"), "cut", "none"])
+    assert "3 of 123 images were skipped" in result.stderr and "its row holds none" in result.stderr
+    scored = load_predictions(str(output))
+    assert {row["id"]: (row["predict"], row["predict_turn2"]) for row in scored} == captions
+
+    written = {path: path.stat().st_mtime_ns for path in output.iterdir()}
+    assert "3 of 123" in run(photos, "--output", output, *OPTIONS, code=1).stderr  # nothing is left to do
+    assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == written
+    refused = run(photos, "--output", output, *OPTIONS, "--num-corrections", 2, code=2)
+    assert "num_corrections 1" in refused.stderr
+    assert "no captions of ours" in run(photos, "--output", shards, *OPTIONS, code=2).stderr
+    assert len(list(shards.iterdir())) == 2
+
+
+def samples(folder: Path) -> list[tuple[dict, bytes | None]]:
+    """Rows and pictures of WebDataset archives, read by the standard library."""
+    found = []
+    for path in folder.glob("*.tar"):
+        members: dict[str, dict[str, bytes]] = {}
+        with tarfile.open(path) as archive:
+            for member in archive:
+                key, _, kind = member.name.partition(".")
+                members.setdefault(key, {})[kind] = archive.extractfile(member).read()
+        found += [(json.loads(sample["json"]), sample.get("png")) for sample in members.values()]
+    return found
+
+
+def test_a_killed_job_goes_on_from_its_archives(cluster, pictures, expected, tmp_path):
+    shards, output = tmp_path / "shards", tmp_path / "captions"
+    shards.mkdir()
+    for part in range(2):
+        with tarfile.open(shards / f"{part}.tar", "w") as archive:
+            for index in range(part, NUMBER, 2):
+                for kind, content in (("png", pictures[index]), ("txt", b"of no use")):
+                    member = tarfile.TarInfo(f"{index:03}.{kind}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    arguments = [str(shards), "--output", str(output), "--shards", "webdataset", *map(str, OPTIONS)]
+    environment = {**os.environ, "RAY_ADDRESS": cluster}
+    command = [sys.executable, "-m", "sc_captioner.cli", "caption", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) as process:
+        wait_for(lambda: process.poll() is not None or len(list(output.glob("*.tar"))) >= 3)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    wait_for(lambda: not captioners())  # Ray ends the workers of a job that is gone
+    before = {path: path.read_bytes() for path in output.glob("*.tar")}
+    content = next(content for content in before.values() if len(content) % 10240 == 0)
+    (output / "half.tar").write_bytes(content[: len(content) // 2 // 10240 * 10240])  # as if killed while it wrote
+
+    run(*arguments)
+    whole = [path for path, content in before.items() if path.is_file()]
+    assert len(whole) >= 3 and all(path.read_bytes() == before[path] for path in whole)
+    assert not (output / "half.tar").exists()
+    found = samples(output)
+    keys = {f"{shards}/{index % 2}.tar/{index:03}": index for index in range(NUMBER)}
+    assert sorted(row["id"] for row, _ in found) == sorted(keys)
+    for row, picture in found:
+        index = keys[row["id"]]
+        assert (row["first_caption"], row["second_caption"], picture) == (*expected[index], pictures[index])
+
+
+def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert "sc-captioner[ray]" in run(tmp_path, "--output", tmp_path / "new", *OPTIONS, code=2).stderr
+    assert "--output" in run(tmp_path, "--engine", "ray", code=2).stderr
