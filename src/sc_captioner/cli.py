@@ -19,20 +19,24 @@ from .captioning import CaptionFile, CaptionsBeside, caption_images, caption_row
 from .cli_options import (
     AnnotationFolder,
     EncoderName,
+    Engine,
     Format,
     LexiconName,
     ParserName,
+    Shards,
     TextFormat,
+    WorkerGpus,
+    Workers,
+    caption_table,
     plain_console,
     rows_with_references,
-    written_changes,
 )
 from .explaining import explain
 
 
 if TYPE_CHECKING:
     from .captioner import SelfCorrectingCaptioner
-    from .scene_graph import SceneGraph
+    from .scene_graph import SceneGraph, SceneGraphParser
 
 
 @contextlib.contextmanager
@@ -72,20 +76,6 @@ class CaptionFormat(StrEnum):
 
     TABLE = "table"
     JSONL = "jsonl"
-
-
-class Engine(StrEnum):
-    """Who does the work."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
-class Shards(StrEnum):
-    """Files of the engine ray."""
-
-    PARQUET = "parquet"
-    WEBDATASET = "webdataset"
 
 
 @app.command()
@@ -130,12 +120,8 @@ def caption(
     engine: Annotated[Engine, typer.Option(help="This process, or a Ray cluster (extra ray).")] = Engine.LOCAL,
     shards: Annotated[Shards, typer.Option(help="What the engine ray writes.")] = Shards.PARQUET,
     shard_size: Annotated[int, typer.Option(min=1, help="Images per shard of the engine ray.")] = 256,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Captioners of the engine ray; default: by its GPUs, else its CPUs.")
-    ] = None,
-    worker_gpus: Annotated[
-        float | None, typer.Option(min=0, help="GPUs of each; default: 1 if there are any.")
-    ] = None,
+    workers: Workers = None,
+    worker_gpus: WorkerGpus = None,
 ) -> None:
     """Caption images and correct the captions.
 
@@ -200,7 +186,7 @@ def caption(
                     typer.echo(json.dumps(caption_row(source, result), ensure_ascii=False))
             else:
                 with tqdm.external_write_mode():
-                    plain_console().print(_caption_table(good, table_head))
+                    plain_console().print(caption_table(good, table_head))
                 table_head = False
             bar.update(len(batch))
     _list_skipped([str(error) for error in skipped], len(left))
@@ -272,16 +258,6 @@ def _model_is_an_option() -> Iterator[None]:
         raise SettingError(str(error).replace("model_name_or_path", "--model")) from error
 
 
-def _caption_table(captions: list[tuple[str, Any]], head: bool) -> Table:
-    table = Table(expand=True, show_header=head, show_lines=True)
-    for title, ratio in (("image", 2), ("first caption", 4), ("corrected caption", 4), ("changes", 3)):
-        table.add_column(title, ratio=ratio, overflow="fold")
-    for source, result in captions:
-        changes = "\n".join(line for revision in result.revisions for line in written_changes(revision))
-        table.add_row(source, result.first, result.caption if result.corrections else "", changes)
-    return table
-
-
 @app.command()
 def score(
     predictions: Annotated[
@@ -296,6 +272,9 @@ def score(
     encoder: EncoderName = None,
     lexicon: LexiconName = "auto",
     format: Format = TextFormat.TABLE,
+    engine: Annotated[Engine, typer.Option(help="Who parses: this process, or a Ray cluster.")] = Engine.LOCAL,
+    workers: Workers = None,
+    worker_gpus: WorkerGpus = None,
 ) -> None:
     """Score captions of both turns against their references.
 
@@ -308,20 +287,28 @@ def score(
         sc-captioner score generated_predictions.jsonl
 
         sc-captioner score captions.jsonl --annotations docci500 --metric capture --metric correction
+
+        sc-captioner score captions/ --annotations docci500 --parser factual --engine ray
     """
     from .evaluation import METRICS, result_tables, results_of, scores_of_turns
 
     quiet_logs()
     rows = rows_with_references(predictions, annotations)
-    settings: Any = ScoringArguments(parser=parser, encoder=encoder, lexicon=lexicon)  # type: ignore[arg-type]
     try:
-        scores = scores_of_turns(
-            rows, parser=settings.loaded_parser(), encoder=encoder, lexicon=settings.lexicon, metrics=metric or METRICS
-        )
+        read = _parser(parser, engine, workers, worker_gpus)
+        scores = scores_of_turns(rows, parser=read, encoder=encoder, lexicon=lexicon, metrics=metric or METRICS)  # type: ignore[arg-type]
     except (ValueError, OSError, LookupError) as error:
         raise SettingError(f"the predictions cannot be scored: {error}") from error
     results = results_of(scores)
     typer.echo(json.dumps(results, indent=2) if format == TextFormat.JSON else result_tables(results))
+
+
+def _parser(name: str, engine: Engine, workers: int | None, worker_gpus: float | None) -> SceneGraphParser:
+    if engine == Engine.LOCAL:
+        return ScoringArguments(parser=name).loaded_parser()
+    from .ray_parsing import RayParser
+
+    return RayParser(name, workers=workers, worker_gpus=worker_gpus)
 
 
 app.command()(explain)

@@ -80,28 +80,22 @@ def caption_corpus(
     Raises:
         SettingError: If Ray is not installed, an input cannot be found or the folder holds captions of other settings.
     """
-    ray = _started_ray()
+    ray = started_ray()
     folder = _Folder(output, ENDINGS[shards])
     folder.begin({**settings, "shards": shards})
     before = folder.captions()
     sources = sources_left(ray, images, before.ids, shard_size)
     if sources is None:
         return before
-    worker_gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0)) if worker_gpus is None else worker_gpus
-    workers = workers or _number_of_workers(ray, worker_gpus)
     captioned = sources.repartition(target_num_rows_per_block=shard_size).map_batches(
         _Worker,
         fn_constructor_args=(dict(model), dict(options), seed, shards == "webdataset"),
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        # One shard waits while another is captioned: more would only fill the memory of the object store.
-        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
-        # Readers and writers need a processor that is not a captioner's.
-        num_cpus=1 if workers < ray.cluster_resources()["CPU"] else 0,
-        num_gpus=worker_gpus,
+        **default_workers(ray, workers, worker_gpus),
     )
-    with _told_by_workers(ray):
+    with errors_of_workers(ray):
         if shards == "webdataset":
             captioned.write_webdataset(output, encoder=_sample)
         else:
@@ -109,7 +103,7 @@ def caption_corpus(
     return folder.captions()
 
 
-def _started_ray() -> ModuleType:
+def started_ray() -> ModuleType:
     """Ray, connected to the cluster that is named by `RAY_ADDRESS` or runs here, else started on this machine."""
     try:
         import ray
@@ -124,7 +118,7 @@ def _started_ray() -> ModuleType:
 
 
 @contextlib.contextmanager
-def _told_by_workers(ray: ModuleType) -> Iterator[None]:
+def errors_of_workers(ray: ModuleType) -> Iterator[None]:
     """A model or parser that no worker can load is a mistake in a setting; Ray hands its message on in a traceback."""
     try:
         yield
@@ -135,12 +129,18 @@ def _told_by_workers(ray: ModuleType) -> Iterator[None]:
         raise SettingError(message) from error
 
 
-def _number_of_workers(ray: ModuleType, worker_gpus: float) -> int:
+def default_workers(ray: ModuleType, workers: int | None, worker_gpus: float | None) -> dict[str, Any]:
+    """Arguments of `map_batches` for workers that hold a model; the defaults are those of [`caption_corpus`]."""
     resources = ray.cluster_resources()
-    return max(1, int(resources.get("GPU", 0) / worker_gpus if worker_gpus else resources["CPU"] / 2))
-
-
-# --- captioning ------------------------------------------------------------------------------------------------------
+    gpus = min(1.0, resources.get("GPU", 0.0)) if worker_gpus is None else worker_gpus
+    workers = workers or max(1, int(resources.get("GPU", 0.0) / gpus if gpus else resources["CPU"] / 2))
+    return {
+        # One task waits while another is worked on: more would only fill the memory of the object store.
+        "compute": ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+        # Who reads and writes needs a processor that no worker holds.
+        "num_cpus": 1 if workers < resources["CPU"] else 0,
+        "num_gpus": gpus,
+    }
 
 
 class _Worker:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,7 @@ def sources_left(ray: ModuleType, names: Sequence[str], done: list[str], shard_s
     finished = ray.put(pa.array(done, pa.string()))
     for kind, places in found.items():
         rows = _READERS[kind](ray, list(places))
-        datasets.append(rows.map_batches(_left, fn_args=(finished,), batch_size=None, batch_format="pyarrow"))
+        datasets.append(rows.map_batches(partial(_left, done=finished), batch_size=None, batch_format="pyarrow"))
     return reduce(lambda one, other: one.union(other), datasets) if datasets else None
 
 
