@@ -28,6 +28,7 @@ from sc_captioner import SelfCorrectingCaptioner
 from sc_captioner.cli import app
 from sc_captioner.data import build_scenes
 from sc_captioner.data.predictions import load_predictions
+from sc_captioner.ray_reading import sources_left
 
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
@@ -119,7 +120,7 @@ def test_a_killed_worker_loses_nothing_and_nothing_is_done_twice(cluster, pictur
     killed: list[int] = []
     killer = threading.Thread(target=kill_a_captioner, args=(output, killed), daemon=True)
     killer.start()
-    result = run("caption", photos, shards, "--output", output, *OPTIONS, code=1)
+    result = run("caption", photos, f"file://{shards}", "--output", output, *OPTIONS, code=1)
     assert 3 <= killed[0] < NUMBER // 6 - 2
 
     found = pa.dataset.dataset(output, format="parquet").to_table().to_pylist()
@@ -185,6 +186,30 @@ def test_a_killed_job_goes_on_from_its_archives(cluster, pictures, expected, tmp
     for row, picture in found:
         index = keys[row["id"]]
         assert (row["first_caption"], row["second_caption"], picture) == (*expected[index], pictures[index])
+
+
+def test_rows_without_an_id_are_named_by_their_place(cluster, pictures, tmp_path):
+    pq.write_table(pa.table({"image": pictures[:20]}), tmp_path / "0.parquet", row_group_size=5)
+    pq.write_table(pa.table({"image": pictures[20:30]}), tmp_path / "1.parquet")
+    rows = sources_left(ray, [str(tmp_path)], [], 8).take_all()
+    assert sorted(row["image"] for row in rows) == sorted(pictures[:30])
+    names = {row["id"]: row["image"] for row in rows}
+    assert len(names) == 30 and sum(name.startswith(f"{tmp_path}/1.parquet#") for name in names) == 10
+    done = sorted(names)[::2]
+    left = sources_left(ray, [str(tmp_path)], done, 8).take_all()
+    assert {row["id"]: row["image"] for row in left} == {n: i for n, i in names.items() if n not in done}
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("/nowhere/photos", "no file or folder"),
+        ("file:///nowhere", "no file or folder"),
+        ("s4://b/c", "cannot be reached"),
+    ],
+)
+def test_what_is_not_there_is_named(cluster, tmp_path, source, told):
+    assert told in run("caption", source, "--output", tmp_path / "new", *OPTIONS, code=2).stderr
 
 
 def test_scores_of_a_cluster_are_those_of_this_process(cluster, expected, tmp_path):

@@ -205,13 +205,10 @@ def _caption_corpus(images: list[str], output: str, **job: Any) -> None:
 
     with _model_is_an_option():
         captions = caption_corpus(images, output, **job)
-    table = Table(title=output, show_header=False)
-    for what, number in (
-        ("captioned", len(captions.ids) - len(captions.errors)),
-        ("skipped", len(captions.errors)),
-        ("shards", captions.shards),
-    ):
-        table.add_row(what, str(number))
+    table = Table(show_header=False)
+    table.add_row("captioned", str(len(captions.ids) - len(captions.errors)))
+    table.add_row("skipped", str(len(captions.errors)))
+    table.add_row("shards", f"{captions.shards} in {output}")
     plain_console().print(table)
     _list_skipped(list(captions.errors.values()), len(captions.ids))
 

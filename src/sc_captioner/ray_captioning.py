@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .arguments import SettingError, quiet_logs
 from .captioning import caption_images, caption_row, check_same_settings
-from .ray_reading import ENDINGS, sources_left
+from .ray_reading import ENDINGS, place_of, sources_left
 
 
 if TYPE_CHECKING:
@@ -222,12 +222,8 @@ class _Folder:
     """Shards in a folder, here or where pyarrow reaches; such as a killed run left half written are removed."""
 
     def __init__(self, name: str, ending: str) -> None:
-        from pyarrow.fs import FileSystem
-
         self._name, self._ending = name, ending
-        place = name if "://" in name else os.path.abspath(name)
-        self._files: FileSystem
-        self._files, self._path = FileSystem.from_uri(place)
+        self._files, self._path = place_of(name)
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         begun = posixpath.join(self._path, _SETTINGS)

@@ -15,6 +15,7 @@ from .captioning import SUFFIXES, image_sources
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow.fs import FileSystem
     from ray.data import Dataset
 
 ENDINGS = {"parquet": ".parquet", "webdataset": ".tar"}
@@ -57,15 +58,41 @@ def sources_left(ray: ModuleType, names: Sequence[str], done: list[str], shard_s
 def _kinds(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Every input as `file` (an image), `parquet`, `webdataset` or `folder` (of images, where only Ray reads them)."""
     for name in names:
-        kind = _KINDS.get(Path(name).suffix.lower())
-        if "://" in name and not name.startswith(("http://", "https://")):
-            yield kind or "folder", name
-        elif kind and os.path.isfile(name):
-            yield kind, os.path.abspath(name)
-        elif shards := sorted(str(path) for ending in ENDINGS.values() for path in Path(name).rglob(f"*{ending}")):
-            yield from _kinds(shards)
+        remote = "://" in name and not name.startswith(("http://", "https://"))
+        if (kind := _KINDS.get(Path(name).suffix.lower())) and (remote or os.path.isfile(name)):
+            yield kind, name if remote else os.path.abspath(name)
+        elif shards := _shards_in(name) if remote or os.path.isdir(name) else []:
+            yield from shards
+        elif remote:
+            yield "folder", name
         else:
             yield from (("file", source) for source in image_sources([name]))
+
+
+def place_of(name: str) -> tuple[FileSystem, str]:
+    """Where pyarrow finds a file or folder: its file system and its path there.
+
+    Raises:
+        SettingError: If pyarrow knows no such file system.
+    """
+    import pyarrow as pa
+    from pyarrow.fs import FileSystem
+
+    try:
+        return FileSystem.from_uri(name if "://" in name else os.path.abspath(name))
+    except pa.ArrowInvalid as error:
+        raise SettingError(f"{name!r} cannot be reached: {error}") from error
+
+
+def _shards_in(folder: str) -> list[tuple[str, str]]:
+    from pyarrow.fs import FileSelector, FileType
+
+    files, path = place_of(folder)
+    if files.get_file_info(path).type == FileType.NotFound:
+        raise SettingError(f"there is no file or folder {folder!r}.")
+    scheme = folder[: folder.index("://") + 3] if "://" in folder else ""
+    found = sorted(file.path for file in files.get_file_info(FileSelector(path, recursive=True)))
+    return [(kind, scheme + path) for path in found if (kind := _KINDS.get(Path(path).suffix.lower()))]
 
 
 def _opened(files: pa.Table) -> pa.Table:
