@@ -87,7 +87,8 @@ def caption_corpus(
     sources = sources_left(ray, images, before.ids, shard_size)
     if sources is None:
         return before
-    captioned = sources.repartition(target_num_rows_per_block=shard_size).map_batches(
+    # Strict, or Ray would join reading, cutting and captioning of a whole file into one task of one worker.
+    captioned = sources.repartition(target_num_rows_per_block=shard_size, strict=True).map_batches(
         _Worker,
         fn_constructor_args=(dict(model), dict(options), seed, shards == "webdataset"),
         batch_size=None,
