@@ -13,7 +13,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import transformers
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 from transformers.generation.streamers import TextStreamer
 
@@ -296,6 +296,8 @@ def load_image(image: ImageInput) -> Image.Image:
         if isinstance(image, str) and not image.startswith(("http://", "https://")):
             image = Image.open(Path(image).expanduser())
         return transformers.image_utils.load_image(image, timeout=30)
+    except UnidentifiedImageError as error:  # whose own message names an object in memory, not the image
+        raise ImageError(f"the image {str(named)!r:.300} cannot be read: it has no known image format") from error
     except Exception as error:  # PIL's plugins raise anything from SyntaxError to struct.error on broken files
         reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0] or type(error).__name__
         raise ImageError(f"the image {str(named)!r:.300} cannot be read: {reason}") from error

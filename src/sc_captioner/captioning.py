@@ -45,13 +45,18 @@ def image_sources(names: Iterable[str]) -> Iterator[str]:
 
 
 def caption_images(
-    captioner: SelfCorrectingCaptioner, sources: Iterable[str], *, batch_size: int = 8, **options: Any
+    captioner: SelfCorrectingCaptioner,
+    sources: Iterable[str | tuple[str, Any]],
+    *,
+    batch_size: int = 8,
+    **options: Any,
 ) -> Iterator[list[tuple[str, SelfCorrection | ImageError]]]:
     """Captions by batch; the next batch of images is read while one is captioned, and no more are in memory.
 
     Args:
         captioner ([`SelfCorrectingCaptioner`]): Captions them.
-        sources (`Iterable[str]`): Files and addresses.
+        sources (`Iterable[str]`, `Iterable[tuple[str, Any]]`): Files and addresses, or names with images in any form
+            that the captioner takes, or with an `ImageError` that is handed on.
         batch_size (`int`): Images per batch.
         options: Of the captioner's call.
 
@@ -94,7 +99,9 @@ def _prepared(captioner: SelfCorrectingCaptioner, source: str, image: Any) -> An
     return image
 
 
-def _read_ahead(sources: Iterable[str], size: int) -> Iterator[list[tuple[str, Image.Image | ImageError]]]:
+def _read_ahead(
+    sources: Iterable[str | tuple[str, Any]], size: int
+) -> Iterator[list[tuple[str, Image.Image | ImageError]]]:
     rest = iter(sources)
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(_read, list(islice(rest, size)))
@@ -103,15 +110,16 @@ def _read_ahead(sources: Iterable[str], size: int) -> Iterator[list[tuple[str, I
             yield batch
 
 
-def _read(sources: Sequence[str]) -> list[tuple[str, Image.Image | ImageError]]:
+def _read(sources: Sequence[str | tuple[str, Any]]) -> list[tuple[str, Image.Image | ImageError]]:
     from .captioner import ImageError, load_image
 
     batch: list[tuple[str, Any]] = []
     for source in sources:
+        name, image = (source, source) if isinstance(source, str) else source
         try:
-            batch.append((source, load_image(source)))
+            batch.append((name, image if isinstance(image, ImageError) else load_image(image)))
         except ImageError as error:
-            batch.append((source, error))
+            batch.append((name, error))
     return batch
 
 
@@ -131,6 +139,21 @@ def caption_row(source: str, result: SelfCorrection) -> dict[str, Any]:
     if result.revisions:
         row["revisions"] = told["revisions"]
     return row
+
+
+def check_same_settings(output: str, before: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuse to go on with captions of other settings.
+
+    Args:
+        output (`str`): What holds the captions.
+        before (`Mapping[str, Any]`), settings (`Mapping[str, Any]`): What it was begun with, and what is asked now.
+
+    Raises:
+        SettingError: If they differ.
+    """
+    if changed := [name for name in settings if settings[name] != before.get(name)]:
+        was = ", ".join(f"{name} {before.get(name)!r}" for name in changed)
+        raise SettingError(f"{output!r} was begun with {was}; use the same, name another output, or remove it.")
 
 
 class CaptionFile:
@@ -161,13 +184,7 @@ class CaptionFile:
 
     def _begin(self, begun: Path, settings: Mapping[str, Any]) -> None:
         if self._path.is_file() and begun.is_file():
-            before = json.loads(begun.read_text(encoding="utf-8"))
-            changed = [name for name in settings if settings[name] != before.get(name)]
-            if changed:
-                was = ", ".join(f"{name} {before.get(name)!r}" for name in changed)
-                raise SettingError(
-                    f"{str(self._path)!r} was begun with {was}; use the same, name another output, or remove the file."
-                )
+            check_same_settings(str(self._path), json.loads(begun.read_text(encoding="utf-8")), settings)
         begun.parent.mkdir(parents=True, exist_ok=True)
         begun.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 

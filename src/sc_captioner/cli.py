@@ -19,20 +19,24 @@ from .captioning import CaptionFile, CaptionsBeside, caption_images, caption_row
 from .cli_options import (
     AnnotationFolder,
     EncoderName,
+    Engine,
     Format,
     LexiconName,
     ParserName,
+    Shards,
     TextFormat,
+    WorkerGpus,
+    Workers,
+    caption_table,
     plain_console,
     rows_with_references,
-    written_changes,
 )
 from .explaining import explain
 
 
 if TYPE_CHECKING:
     from .captioner import SelfCorrectingCaptioner
-    from .scene_graph import SceneGraph
+    from .scene_graph import SceneGraph, SceneGraphParser
 
 
 @contextlib.contextmanager
@@ -76,13 +80,22 @@ class CaptionFormat(StrEnum):
 
 @app.command()
 def caption(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders, addresses.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Image files, folders, addresses; by the engine ray also parquet files and WebDataset archives.",
+        ),
+    ],
     model: Annotated[
         str | None,
         typer.Option(help="Folder or Hub id of a model or adapter; default: the embedded one, for drawn scenes only."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="JSON lines file, one line per image; goes on where an earlier run stopped.")
+        str | None,
+        typer.Option(
+            help="JSON lines file, one line per image (engine ray: folder of shards); goes on where a run stopped."
+        ),
     ] = None,
     beside: Annotated[bool, typer.Option("--beside", help="Write every caption beside its image, IMAGE.txt.")] = False,
     format: Annotated[
@@ -104,6 +117,11 @@ def caption(
     device: Annotated[str | None, typer.Option(help="Device; default: the accelerator where there is one.")] = None,
     device_map: Annotated[str | None, typer.Option(help="Spread the model over devices: auto.")] = None,
     load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Quantise to 4 bits (bitsandbytes).")] = False,
+    engine: Annotated[Engine, typer.Option(help="This process, or a Ray cluster (extra ray).")] = Engine.LOCAL,
+    shards: Annotated[Shards, typer.Option(help="What the engine ray writes.")] = Shards.PARQUET,
+    shard_size: Annotated[int, typer.Option(min=1, help="Images per shard of the engine ray.")] = 256,
+    workers: Workers = None,
+    worker_gpus: WorkerGpus = None,
 ) -> None:
     """Caption images and correct the captions.
 
@@ -119,23 +137,35 @@ def caption(
         sc-captioner caption photos/ --output captions.jsonl --batch-size 32
 
         sc-captioner caption photos/ --beside
+
+        sc-captioner caption shards/ --engine ray --output captions/ --workers 8
     """
+    sampling = SamplingArguments(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    asked = {"model": model, "prompt": prompt, "instruction": instruction, "num_corrections": num_corrections}
+    asked |= {**sampling.generation(), "dtype": dtype, "load_in_4bit": load_in_4bit}
+    options = {"batch_size": batch_size, "num_corrections": num_corrections, **sampling.generation()}
+    if engine == Engine.RAY:
+        if beside or output is None:
+            raise SettingError("the engine ray writes shards into a folder: name it by --output, leave out --beside.")
+        loading = _loading(model, prompt, instruction, dtype, device, device_map, load_in_4bit)
+        job: dict[str, Any] = {"model": loading, "options": {**options, "revisions": revisions}, "settings": asked}
+        job |= {"shards": shards.value, "shard_size": shard_size, "workers": workers, "worker_gpus": worker_gpus}
+        _caption_corpus(images, output, **job, seed=seed)
+        return
     if beside and (output or any(name.startswith(("http://", "https://")) for name in images)):
         raise SettingError("--beside writes next to image files: leave out --output and addresses.")
     # The one walk that counts also finds missing files before a model is loaded.
     sources = dict.fromkeys(image_sources(images))
-    sampling = SamplingArguments(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    asked = {"model": model, "prompt": prompt, "instruction": instruction, "num_corrections": num_corrections}
     kept: CaptionFile | CaptionsBeside | None = CaptionsBeside() if beside else None
     if output is not None:
-        kept = CaptionFile(output, {**asked, **sampling.generation(), "dtype": dtype, "load_in_4bit": load_in_4bit})
+        kept = CaptionFile(Path(output), asked)
     left = [source for source in sources if kept is None or source not in kept.done]
     if kept is not None and len(left) < len(sources):
         typer.echo(f"{len(sources) - len(left)} images have their captions, {len(left)} are left.", err=True)
     if not left:
         typer.echo("There is no image to caption.", err=True)
         return
-    captioner = _captioner(model, prompt, instruction, dtype, device, device_map, load_in_4bit)
+    captioner = _captioner(_loading(model, prompt, instruction, dtype, device, device_map, load_in_4bit))
     import torch
     from tqdm.auto import tqdm
 
@@ -144,7 +174,6 @@ def caption(
     torch.manual_seed(seed + len(sources) - len(left))
     skipped: list[ImageError] = []
     table_head = True
-    options = {"batch_size": batch_size, "num_corrections": num_corrections, **sampling.generation()}
     options["revisions"] = not beside and (revisions or (kept is None and format == CaptionFormat.TABLE))
     with tqdm(total=len(left), desc="Captioning", unit="image", file=sys.stderr) as bar:
         for batch in caption_images(captioner, left, **options):
@@ -157,17 +186,34 @@ def caption(
                     typer.echo(json.dumps(caption_row(source, result), ensure_ascii=False))
             else:
                 with tqdm.external_write_mode():
-                    plain_console().print(_caption_table(good, table_head))
+                    plain_console().print(caption_table(good, table_head))
                 table_head = False
             bar.update(len(batch))
-    if skipped:
-        typer.echo(f"{len(skipped)} of {len(left)} images were skipped:", err=True)
-        for error in skipped:
+    _list_skipped([str(error) for error in skipped], len(left))
+
+
+def _list_skipped(errors: list[str], number: int) -> None:
+    if errors:
+        typer.echo(f"{len(errors)} of {number} images were skipped:", err=True)
+        for error in errors:
             typer.echo(f"  {error}", err=True)
         raise typer.Exit(1)
 
 
-def _captioner(
+def _caption_corpus(images: list[str], output: str, **job: Any) -> None:
+    from .ray_captioning import caption_corpus
+
+    with _model_is_an_option():
+        captions = caption_corpus(images, output, **job)
+    table = Table(show_header=False)
+    table.add_row("captioned", str(len(captions.ids) - len(captions.errors)))
+    table.add_row("skipped", str(len(captions.errors)))
+    table.add_row("shards", f"{captions.shards} in {output}")
+    plain_console().print(table)
+    _list_skipped(list(captions.errors.values()), len(captions.ids))
+
+
+def _loading(
     model: str | None,
     prompt: str | None,
     instruction: str | None,
@@ -175,36 +221,38 @@ def _captioner(
     device: str | None,
     device_map: str | None,
     load_in_4bit: bool,
-) -> SelfCorrectingCaptioner:
-    quiet_logs()
-    from transformers import BitsAndBytesConfig
-
-    from .captioner import EMBEDDED, SelfCorrectingCaptioner
-    from .data import ModelError
-
+) -> dict[str, Any]:
+    """Arguments of [`SelfCorrectingCaptioner.from_pretrained`]."""
+    loading: dict[str, Any] = {"dtype": dtype, "device": device, "prompt": prompt, "instruction": instruction}
     if model is None:
         typer.echo("The embedded model knows only small drawn scenes; name another one by --model.", err=True)
-    options: dict[str, Any] = {"dtype": dtype, "device": device}
+    else:
+        loading["name_or_path"] = model
     if device_map is not None:
-        options["device_map"] = device_map
+        loading["device_map"] = device_map
     if load_in_4bit:
-        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True)
+        from transformers import BitsAndBytesConfig
+
+        loading["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True)
+    return loading
+
+
+def _captioner(loading: dict[str, Any]) -> SelfCorrectingCaptioner:
+    quiet_logs()
+    from .captioner import SelfCorrectingCaptioner
+
+    with _model_is_an_option():
+        return SelfCorrectingCaptioner.from_pretrained(**loading)
+
+
+@contextlib.contextmanager
+def _model_is_an_option() -> Iterator[None]:
+    from .data import ModelError
+
     try:
-        return SelfCorrectingCaptioner.from_pretrained(
-            model or EMBEDDED, prompt=prompt, instruction=instruction, **options
-        )
-    except ModelError as error:
+        yield
+    except (ModelError, SettingError) as error:
         raise SettingError(str(error).replace("model_name_or_path", "--model")) from error
-
-
-def _caption_table(captions: list[tuple[str, Any]], head: bool) -> Table:
-    table = Table(expand=True, show_header=head, show_lines=True)
-    for title, ratio in (("image", 2), ("first caption", 4), ("corrected caption", 4), ("changes", 3)):
-        table.add_column(title, ratio=ratio, overflow="fold")
-    for source, result in captions:
-        changes = "\n".join(line for revision in result.revisions for line in written_changes(revision))
-        table.add_row(source, result.first, result.caption if result.corrections else "", changes)
-    return table
 
 
 @app.command()
@@ -221,6 +269,9 @@ def score(
     encoder: EncoderName = None,
     lexicon: LexiconName = "auto",
     format: Format = TextFormat.TABLE,
+    engine: Annotated[Engine, typer.Option(help="Who parses: this process, or a Ray cluster.")] = Engine.LOCAL,
+    workers: Workers = None,
+    worker_gpus: WorkerGpus = None,
 ) -> None:
     """Score captions of both turns against their references.
 
@@ -233,20 +284,28 @@ def score(
         sc-captioner score generated_predictions.jsonl
 
         sc-captioner score captions.jsonl --annotations docci500 --metric capture --metric correction
+
+        sc-captioner score captions/ --annotations docci500 --parser factual --engine ray
     """
     from .evaluation import METRICS, result_tables, results_of, scores_of_turns
 
     quiet_logs()
     rows = rows_with_references(predictions, annotations)
-    settings: Any = ScoringArguments(parser=parser, encoder=encoder, lexicon=lexicon)  # type: ignore[arg-type]
     try:
-        scores = scores_of_turns(
-            rows, parser=settings.loaded_parser(), encoder=encoder, lexicon=settings.lexicon, metrics=metric or METRICS
-        )
+        read = _parser(parser, engine, workers, worker_gpus)
+        scores = scores_of_turns(rows, parser=read, encoder=encoder, lexicon=lexicon, metrics=metric or METRICS)  # type: ignore[arg-type]
     except (ValueError, OSError, LookupError) as error:
         raise SettingError(f"the predictions cannot be scored: {error}") from error
     results = results_of(scores)
     typer.echo(json.dumps(results, indent=2) if format == TextFormat.JSON else result_tables(results))
+
+
+def _parser(name: str, engine: Engine, workers: int | None, worker_gpus: float | None) -> SceneGraphParser:
+    if engine == Engine.LOCAL:
+        return ScoringArguments(parser=name).loaded_parser()
+    from .ray_parsing import RayParser
+
+    return RayParser(name, workers=workers, worker_gpus=worker_gpus)
 
 
 app.command()(explain)

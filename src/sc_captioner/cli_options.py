@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from .arguments import SettingError
 
@@ -23,6 +24,20 @@ class TextFormat(StrEnum):
     JSON = "json"
 
 
+class Engine(StrEnum):
+    """Who does the work."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+class Shards(StrEnum):
+    """Files of the engine ray."""
+
+    PARQUET = "parquet"
+    WEBDATASET = "webdataset"
+
+
 ParserName = Annotated[
     str, typer.Option(help="'compact' (embedded), 'factual' (T5 from the Hub), a folder, a Hub id.")
 ]
@@ -31,6 +46,12 @@ LexiconName = Annotated[str, typer.Option(help="Lemmas and synonyms: auto, nltk 
 Format = Annotated[TextFormat, typer.Option("--format", help="For people or for programs.")]
 AnnotationFolder = Annotated[
     str | None, typer.Option(help="Folder with captions.json (references) and, if at hand, more annotations.")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Models in the engine ray; default: as its GPUs allow, else half its CPUs.")
+]
+WorkerGpus = Annotated[
+    float | None, typer.Option(min=0, help="GPUs of each worker; default: 1 where the cluster has any.")
 ]
 
 
@@ -53,6 +74,22 @@ def written_changes(revision: Revision) -> list[str]:
         lines += [f"{sign} {' and '.join(sorted(attributes[head]))} {head}" for head in sorted(attributes)]
         lines += [f"{sign} {' '.join(triple)}" for triple in sorted(getattr(revision, f"{verb}_relations"))]
     return lines
+
+
+def caption_table(captions: list[tuple[str, Any]], head: bool) -> Table:
+    """Images with both captions and the changes.
+
+    Args:
+        captions (`list[tuple[str, Any]]`): Names of images with their [`SelfCorrection`].
+        head (`bool`): Whether it has a head, or stands below a table that has one.
+    """
+    table = Table(expand=True, show_header=head, show_lines=True)
+    for title, ratio in (("image", 2), ("first caption", 4), ("corrected caption", 4), ("changes", 3)):
+        table.add_column(title, ratio=ratio, overflow="fold")
+    for source, result in captions:
+        changes = "\n".join(line for revision in result.revisions for line in written_changes(revision))
+        table.add_row(source, result.first, result.caption if result.corrections else "", changes)
+    return table
 
 
 def rows_with_references(predictions: str, annotations: str | None) -> list[dict[str, Any]]:

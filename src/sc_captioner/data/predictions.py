@@ -54,9 +54,11 @@ def load_predictions(
         rows = list(_json_rows(path, columns or {}))[:num_samples]
     else:
         rows = _dataset_rows(source, split, config, revision, num_samples, columns or {})
-    if not rows:
+    # Rows of images that could not be captioned, as `sc-captioner caption --engine ray` keeps them, are left out.
+    good = [(index, _canonical(row)) for index, row in enumerate(rows) if not row.get("error")]
+    if not good:
         raise DatasetError(f"predictions {source!r} hold no row.")
-    return [_checked(row, rows[0], index, source) for index, row in enumerate(map(_canonical, rows))]
+    return [_checked(row, good[0][1], index, source) for index, row in good]
 
 
 def _json_rows(path: Path, columns: Mapping[str, str]) -> Iterable[dict[str, Any]]:
@@ -96,7 +98,7 @@ def _dataset_rows(
     dataset: Any = load_caption_dataset(
         source, split=split, config=config, revision=revision, num_samples=num_samples, columns=columns, required=()
     )
-    known = {name for names in NAMES.values() for name in names}
+    known = {"error", *(name for names in NAMES.values() for name in names)}
     return dataset.select_columns([name for name in dataset.column_names if name in known]).to_list()
 
 
