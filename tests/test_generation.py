@@ -70,24 +70,6 @@ def test_greedy_second_turn_is_the_argmax_of_an_unpadded_forward_pass(tiny):
         assert chosen == turns.second
 
 
-def test_first_captions_have_a_temperature_of_their_own(tiny):
-    model, processor = tiny
-    inputs, bridge = conversation_inputs(processor), Bridge((60,), (61, 62))
-    greedy = [turns.first for turns in generate_two_turns(model, inputs, bridge, settings(processor))]
-    config = settings(processor, do_sample=True, temperature=3.0)
-    firsts, seconds = [], []
-    for seed in range(2):
-        torch.manual_seed(seed)
-        found = generate_two_turns(model, inputs, bridge, config, 2, first_temperature=0.0)
-        assert [turns.first for turns in found] == [ids for ids in greedy for _ in range(2)]
-        seconds.append([turns.second for turns in found])
-        firsts.append([turns.first for turns in generate_two_turns(model, inputs, bridge, config, 2)])
-    assert seconds[0] != seconds[1] and firsts[0] != firsts[1]
-    # A temperature next to nothing is greedy as well, and leaves that of the second turn alone.
-    cold = generate_two_turns(model, inputs, bridge, config, 2, first_temperature=1e-4)
-    assert [turns.first for turns in cold[::2]] == greedy
-
-
 def test_corrections_in_a_row_go_on_from_two_turns_and_are_the_argmax(tiny):
     model, processor = tiny
     inputs, config = conversation_inputs(processor), settings(processor)

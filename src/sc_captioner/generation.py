@@ -117,7 +117,6 @@ def generate_two_turns(
     generation_config: GenerationConfig,
     num_corrections: int = 1,
     reuse_cache: bool = True,
-    first_temperature: float | None = None,
 ) -> list[Turns]:
     """Sample a first caption for every prompt and `num_corrections` corrections of it.
 
@@ -130,7 +129,6 @@ def generate_two_turns(
         num_corrections (`int`, defaults to `1`): Corrections per first caption.
         reuse_cache (`bool`, defaults to `True`): Continue from the first turn's KV cache. Where the model's cache
             cannot be continued (static, sliding window), the context is encoded again, with a warning.
-        first_temperature (`float`, *optional*): Of the first turn, where it differs; 0 is greedy.
 
     Returns:
         `list[Turns]` of length `B * num_corrections`, the corrections of one caption side by side.
@@ -145,8 +143,6 @@ def generate_two_turns(
     eos, pad = _as_list(generation_config.eos_token_id), generation_config.pad_token_id
     first_config, second_config = copy.deepcopy(generation_config), copy.deepcopy(generation_config)
     first_config.return_dict_in_generate = True
-    if first_temperature is not None:
-        first_config.do_sample, first_config.temperature = first_temperature > 0, first_temperature or 1.0
     output = model.generate(**inputs, generation_config=first_config)
     first, bridges, context, mask = _asked_to_correct(
         inputs["input_ids"], inputs["attention_mask"], output.sequences, bridge, eos, pad

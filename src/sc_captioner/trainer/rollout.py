@@ -94,13 +94,7 @@ def _with_transformers(
         trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False),
     ):
         return generate_two_turns(
-            model,
-            inputs,
-            trainer.bridge,
-            trainer.generation_config,
-            repeats,
-            trainer.args.reuse_first_turn_cache,
-            trainer.args.first_turn_temperature,
+            model, inputs, trainer.bridge, trainer.generation_config, repeats, trainer.args.reuse_first_turn_cache
         )
 
 

@@ -39,9 +39,6 @@ class SCConfig(GRPOConfig):
             Corrections of every first caption, of `num_corrections`, that are not sampled but say the reference
             (column `reference`): the group learns from what it would not find by sampling, in proportion to how much
             better that is than what it found, and from whole sentences, which hold the grammar.
-        first_turn_temperature (`float`, *optional*):
-            Temperature of first captions, `temperature` unless given; 0 is greedy. What is to be corrected then are
-            captions as they will be in use, right ones among them, while corrections still explore.
         policy_turns (`str`, defaults to `"second"`):
             Tokens that carry the policy gradient of the second caption's reward: those of the `"second"` turn, or of
             `"both"`.
@@ -86,9 +83,6 @@ class SCConfig(GRPOConfig):
     reference_corrections: int = field(
         default=0,
         metadata={"help": "Corrections of every first caption that are not sampled but say the reference."},
-    )
-    first_turn_temperature: float | None = field(
-        default=None, metadata={"help": "Temperature of first captions; default: temperature. 0: greedy."}
     )
     policy_turns: PolicyTurns = field(
         default="second", metadata={"help": "Turns that carry the policy gradient of the second caption's reward."}
@@ -176,18 +170,6 @@ class SCConfig(GRPOConfig):
             )
 
     def _check_first_turn(self) -> None:
-        if self.first_turn_temperature is not None:
-            if self.first_turn_temperature < 0:
-                raise ValueError(
-                    f"first_turn_temperature={self.first_turn_temperature} must not be negative; 0 is greedy."
-                )
-            if self.use_vllm:
-                raise ValueError("first_turn_temperature is not available with use_vllm; leave it out.")
-            if self.first_turn_temperature == 0 and self.num_corrections != self.num_generations:
-                raise ValueError(
-                    f"first_turn_temperature=0 makes all first captions of a prompt the same; set num_corrections="
-                    f"{self.num_corrections} to num_generations={self.num_generations}, or a temperature above 0."
-                )
         for name in ("first_turn_weight", "progress_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative; 0 switches it off.")
