@@ -79,7 +79,7 @@ def run(*arguments: object, code: int = 0):
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

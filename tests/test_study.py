@@ -37,8 +37,7 @@ SCENES = RECIPES / "scenes"
 
 def grid_file(folder: Path, **changes) -> Path:
     """A grid of two methods, the start model and two seeds; `changes` replace or, where `None`, take out settings."""
-    alone = {"reference_corrections": 0}
-    sc = {"recipe": "sc.py", "config": str(SCENES / "sc.yaml"), "settings": alone}
+    sc = {"recipe": "sc.py", "config": str(SCENES / "sc.yaml")}
     told = {
         "output_dir": str(folder / "out"),
         "page": str(folder / "docs" / "study.md"),
@@ -47,7 +46,7 @@ def grid_file(folder: Path, **changes) -> Path:
         "methods": {
             "start": {"title": "start model", "stages": []},
             "ours": {"title": "ours", "stages": [sc]},
-            "rival": {"title": "the rival", "stages": [sc | {"settings": {"num_corrections": 1, **alone}}]},
+            "rival": {"title": "the rival", "stages": [sc | {"settings": {"num_corrections": 1}}]},
         },
         "seeds": 2,
         "steps": 4,
