@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,7 +59,7 @@ WorkerGpus = Annotated[
 def plain_console() -> Console:
     """A console that prints texts as they are."""
     # Captions and names of packages may hold square brackets, which Rich would take for styles.
-    return Console(markup=False, highlight=False, emoji=False)
+    return Console(width=shutil.get_terminal_size().columns, markup=False, highlight=False, emoji=False)
 
 
 def written_changes(revision: Revision) -> list[str]:
