@@ -84,6 +84,16 @@ def test_every_family_takes_steps(tmp_path, captions, family):
     assert logs[0]["skipped_samples"] == 1
 
 
+def assert_gradients_are_those_of(policy, trainer):
+    expected = {name: parameter.grad for name, parameter in policy.named_parameters()}
+    compared = 0
+    for name, parameter in trainer.model.named_parameters():
+        if expected[name] is not None and expected[name].abs().max() > 1e-5:
+            assert torch.allclose(parameter.grad, expected[name], rtol=1e-3, atol=1e-6), name
+            compared += 1
+    assert compared > 20
+
+
 @pytest.mark.parametrize("policy_turns", ["second", "both"])
 @pytest.mark.parametrize("advantage", ["group", "reinforce"])
 def test_gradient_is_that_of_the_objective(tmp_path, captions, policy_turns, advantage):
@@ -110,13 +120,7 @@ def test_gradient_is_that_of_the_objective(tmp_path, captions, policy_turns, adv
         kl = (logps - ref_logps).square() / 2
         rows.append(-row["advantages"] * logps[acted].mean() + 0.3 * kl[first].mean() + 0.07 * kl[second].mean())
     torch.stack(rows).mean().backward()
-    expected = {name: parameter.grad for name, parameter in policy.named_parameters()}
-    compared = 0
-    for name, parameter in trainer.model.named_parameters():
-        if expected[name] is not None and expected[name].abs().max() > 1e-5:
-            assert torch.allclose(parameter.grad, expected[name], rtol=1e-3, atol=1e-6), name
-            compared += 1
-    assert compared > 20
+    assert_gradients_are_those_of(policy, trainer)
 
 
 def length_of_first(first_caption, **columns):
@@ -156,13 +160,7 @@ def test_gradient_with_rewards_of_both_turns(tmp_path, captions, policy_turns):
         total = on_first * logps[first].sum() + second_advantages[i] * logps[second].sum()
         losses.append(-total / (len(first) + len(second)))
     torch.stack(losses).mean().backward()
-    expected = {name: parameter.grad for name, parameter in policy.named_parameters()}
-    compared = 0
-    for name, parameter in trainer.model.named_parameters():
-        if expected[name] is not None and expected[name].abs().max() > 1e-5:
-            assert torch.allclose(parameter.grad, expected[name], rtol=1e-3, atol=1e-6), name
-            compared += 1
-    assert compared > 20
+    assert_gradients_are_those_of(policy, trainer)
     assert trainer._metrics["train"]["first_turn/reward"] == pytest.approx([np.mean(firsts)])
     assert trainer._metrics["train"]["reward"] == pytest.approx([np.mean(seconds)])
 
