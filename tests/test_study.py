@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -305,6 +306,25 @@ def test_a_lost_comparison_is_told_as_it_is(known_study):
         if cell.method == "rival":
             runs.write(cell, runs.budget_of(cell), fabricated(cell, 0.9 + cell.seed / 100))
     assert "Ours is worse than the rival (-0.095 [-0.159, -0.031])." in " ".join(findings(load_table(grid, runs)))
+
+
+def test_where_both_turns_are_rewarded_the_first_is_judged_too(tmp_path):
+    told = {"title": "with both", "question": "both turns rewarded", "settings": {"num_corrections": 1}}
+    grid, runs = load_grid(grid_file(tmp_path, variants={"both": told})), Runs(tmp_path / "out" / "runs")
+    runs.folder.mkdir(parents=True)
+    for cell in grid.cells():
+        rows = fabricated(cell, 0.8)
+        if cell.variant == "both":  # 0.7 becomes 0.9 and 0.92 in the first turn; 0.8 stays in the second
+            more = 0.2 + 0.02 * cell.seed
+            rows = [replace(row, value=row.value + more) if row.turn == "first" else row for row in rows]
+        runs.write(cell, runs.budget_of(cell), rows)
+    said = [line for line in findings(load_table(grid, runs)) if "with both" in line]
+    assert said == [
+        "Both turns rewarded: The interval holds zero against with both (+0.000 [+0.000, +0.000]).",
+        # -0.2 and -0.22: mean -0.21, 12.7062 * 0.0141421 / 1.414214 = 0.127.
+        "The same by what the first turn says: The setting of the recipe is worse than with both "
+        "(-0.210 [-0.337, -0.083]).",
+    ]
 
 
 @pytest.mark.parametrize("kept", [["ours-main-0"], ["rival-main-1"], ["start-main-0"], ["ours-no_length-0"],

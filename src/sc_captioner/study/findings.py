@@ -104,6 +104,9 @@ def _of_other_variants(study: StudyTable) -> Iterator[str]:
         gaps = variant_gaps(study, question)
         if gaps and question != "parts of the reward":
             yield f"{question[0].upper()}{question[1:]}: {_verdicts(gaps, 'The setting of the recipe')}"
+    first = variant_gaps(study, "both turns rewarded", turn="first")
+    if first:
+        yield f"The same by what the first turn says: {_verdicts(first, 'The setting of the recipe')}"
 
 
 def method_gaps(
@@ -127,14 +130,15 @@ def method_gaps(
     return gaps
 
 
-def variant_gaps(study: StudyTable, question: str) -> list[tuple[str, Difference]]:
-    """Titles of the variants of a question, and what the method without them is ahead of each in the second turn.
+def variant_gaps(study: StudyTable, question: str, turn: str = "second") -> list[tuple[str, Difference]]:
+    """Titles of the variants of a question, and what the method without them is ahead of each in a turn.
 
     Args:
         study ([`StudyTable`]): As far as it is done.
         question (`str`): The `question` of the variants.
+        turn (`str`, defaults to `"second"`): Turn that is compared.
     """
-    base: dict[str, Any] = {"method": study.grid.varied, "steps": study.grid.variant_steps}
+    base: dict[str, Any] = {"method": study.grid.varied, "steps": study.grid.variant_steps, "turn": turn}
     chosen = [variant for variant in study.variants if variant.question == question]
     gaps = [(variant.title, study.difference(base, {**base, "variant": variant.name})) for variant in chosen]
     return [(title, gap) for title, gap in gaps if gap is not None]
