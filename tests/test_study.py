@@ -272,8 +272,10 @@ def test_finished_runs_are_not_run_again_and_changed_ones_are(known_study, tmp_p
     assert load_table(changed, runs).missing == [name for name in cells if name != "start-main-0"]
     # Another time of the leader makes what was compared with it stale, and nothing else.
     leader = grid.cells()[0]
-    runs.write(leader, None, fabricated(leader, 0.8, seconds=11.0))
+    runs.write(leader, None, fabricated(leader, 0.8, seconds=11.2))  # 10 s are 0.893 of it
     assert load_table(grid, runs).missing == ["rival-main-0"]
+    runs.write(leader, None, fabricated(leader, 0.8, seconds=11.1))  # and 0.901 of this
+    assert load_table(grid, runs).missing == []
 
 
 def test_the_page_says_what_the_numbers_say(known_study, tmp_path):

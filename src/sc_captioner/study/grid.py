@@ -189,7 +189,7 @@ def load_grid(path: str | Path) -> Grid:
     Raises:
         SettingError: If it cannot be read, a setting is unknown or missing, or settings contradict each other.
     """
-    told = _read(path)
+    told = settings_of(path)
     known = [field.name for field in fields(Grid)]
     if unknown := sorted(set(told) - set(known)):
         raise SettingError(f"{path}: unknown setting {unknown[0]!r}; known are {', '.join(known)}.")
@@ -232,7 +232,7 @@ def _stage(
     common: Mapping[str, Any], recipe: str, config: str, share: float = 1.0, settings: Mapping[str, Any] | None = None
 ) -> Stage:
     """A stage with all settings: of its YAML file, over them `common`, over them its own."""
-    merged = _merged(_merged(_read(config), common), settings or {})
+    merged = _merged(_merged(settings_of(config), common), settings or {})
     if not str(merged.get("lr_scheduler_type", "")).startswith("constant"):
         raise SettingError(
             f"{config}: lr_scheduler_type must be constant or constant_with_warmup; training goes on to equal time, "
@@ -248,7 +248,15 @@ def _variant(name: str, told: Mapping[str, Any]) -> Variant:
         raise SettingError(f"variant {name!r}: a variant has title, question and settings ({error}).") from error
 
 
-def _read(path: str | Path) -> dict[str, Any]:
+def settings_of(path: str | Path) -> dict[str, Any]:
+    """What a YAML file says.
+
+    Args:
+        path (`str` or `Path`): The file.
+
+    Raises:
+        SettingError: If it cannot be read or holds no settings.
+    """
     try:
         told = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from .figures import plot_curves, plot_differences, plot_turns
 from .findings import findings, method_gaps, variant_gaps
-from .grid import VERSION
+from .grid import VERSION, Stage, settings_of
+from .runs import TIME_TOLERANCE
 from .table import StudyTable
 from .tables import (
     better_turn_table,
@@ -71,7 +73,7 @@ _READ_EXACTLY = (
 def _compared(study: StudyTable) -> str:
     grid = study.grid
     recipes = "\n".join(
-        f"| {method.title} | {', then '.join(f'`{stage.config}`' for stage in method.stages) or '-'} |"
+        f"| {method.title} | {', then '.join(_stage(stage, grid.settings) for stage in method.stages) or '-'} |"
         for method in study.methods
     )
     scenes = " and ".join(f"{count} {world}" for world, count in grid.worlds.items())
@@ -88,13 +90,22 @@ turns. Scores are means over seeds 0 to {grid.seeds - 1} with the standard devia
 being given. They are not corrected for the number of comparisons.
 
 Equal time: a run goes on, or is stopped, at the last multiple of {grid.check_every} steps within the seconds that ours
-of the same seed took for its {grid.steps} steps, loading and the making of training data included. Seconds are
+of the same seed took for its {grid.steps} steps (within {TIME_TOLERANCE:.0%}, as the same work takes a little more or
+less each time), loading and the making of training data included. Seconds are
 processor seconds of one thread, that is seconds of the wall on an idle core, whatever else the machine does; where
 there is an accelerator they are seconds of the wall. Learning rates are constant after a few steps of warm-up, so that
 no schedule ends before the other.
 
 Nothing was chosen by the test scenes: settings were tuned on scenes of the training split, and all seeds that ran are
 here."""
+
+
+def _stage(stage: Stage, common: Mapping[str, Any]) -> str:
+    """A stage's file, and what the grid sets otherwise for it alone."""
+    told = {**settings_of(stage.config), **common}
+    names = sorted({*stage.settings, *told})
+    own = [f"`{name}: {stage.settings.get(name)}`" for name in names if stage.settings.get(name) != told.get(name)]
+    return f"`{stage.config}`" + (f" with {', '.join(own)}" if own else "")
 
 
 def _hard(study: StudyTable) -> str:
