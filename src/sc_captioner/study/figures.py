@@ -85,7 +85,7 @@ def plot_differences(gaps: Sequence[tuple[str, Difference]], path: Path) -> bool
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_yticks(range(len(shown)), [title for title, _ in shown], fontsize=8)
     axis.invert_yaxis()
-    axis.set_xlabel("ours minus it: mean F1 of the second turn, 95 % interval over seeds")
+    figure.supxlabel("ours minus it: mean F1 of the second turn, 95 % interval over seeds", fontsize=9)
     axis.grid(axis="x", alpha=0.3)
     return _saved(figure, path, bool(shown))
 
