@@ -1,6 +1,7 @@
-"""Pictures of the documentation, made anew by a command: each is what a browser shows of a page made just before.
+"""Pictures of the documentation, made anew by a command: each is what a browser shows of a page made just
+before, or by `make quickstart`.
 
-    python docs/screenshots.py report space
+    python docs/screenshots.py report space quickstart
 
 Needs playwright and an installed Chromium; nothing is loaded from a network.
 """
@@ -51,6 +52,19 @@ def report(page: Page) -> None:
         page.screenshot(path=IMAGES / "report.png")
 
 
+def quickstart(page: Page) -> None:
+    """The report that `make quickstart` left in outputs/quickstart, down to its learning curves."""
+    path = ROOT / "outputs" / "quickstart" / "report.html"
+    if not path.is_file():
+        raise SystemExit(f"error: {path} is missing; run `make quickstart` first.")
+    page.set_viewport_size({"width": 1120, "height": 900})
+    page.goto(path.as_uri())
+    curves = page.locator("section").filter(has=page.get_by_role("heading", name="Learning curves", exact=True))
+    end = curves.evaluate("section => section.getBoundingClientRect().bottom + scrollY")
+    page.set_viewport_size({"width": 1120, "height": int(end) + 20})
+    page.screenshot(path=IMAGES / "quickstart.png")
+
+
 def space(page: Page) -> None:
     """The Space after the embedded model has corrected the first of its scenes."""
     app = runpy.run_path(str(ROOT / "spaces" / "self_correction" / "app.py"))
@@ -70,7 +84,7 @@ def space(page: Page) -> None:
         app["demo"].close()
 
 
-PICTURES: dict[str, Callable[[Page], None]] = {"report": report, "space": space}
+PICTURES: dict[str, Callable[[Page], None]] = {"report": report, "space": space, "quickstart": quickstart}
 
 
 def main() -> None:
