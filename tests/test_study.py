@@ -324,7 +324,7 @@ def test_where_both_turns_are_rewarded_the_first_is_judged_too(tmp_path):
     assert said == [
         "Both turns rewarded: The interval holds zero against with both (+0.000 [+0.000, +0.000]).",
         # -0.2 and -0.22: mean -0.21, 12.7062 * 0.0141421 / 1.414214 = 0.127.
-        "The same by what the first turn says: The setting of the recipe is worse than with both "
+        "The same by what the first turn says: The unchanged setting is worse than with both "
         "(-0.210 [-0.337, -0.083]).",
     ]
 

@@ -103,10 +103,10 @@ def _of_other_variants(study: StudyTable) -> Iterator[str]:
     for question in dict.fromkeys(variant.question for variant in study.variants):
         gaps = variant_gaps(study, question)
         if gaps and question != "parts of the reward":
-            yield f"{question[0].upper()}{question[1:]}: {_verdicts(gaps, 'The setting of the recipe')}"
+            yield f"{question[0].upper()}{question[1:]}: {_verdicts(gaps, 'The unchanged setting')}"
     first = variant_gaps(study, "both turns rewarded", turn="first")
     if first:
-        yield f"The same by what the first turn says: {_verdicts(first, 'The setting of the recipe')}"
+        yield f"The same by what the first turn says: {_verdicts(first, 'The unchanged setting')}"
 
 
 def method_gaps(
