@@ -72,6 +72,7 @@ def trainer_of(
         processing_class=processor,
         quantization_config=None if adapter else quantization,
         peft_config=peft,
+        callbacks=tuning_args.callbacks,
     )
     if tuning_args.freeze_vision_tower:
         freeze_vision_tower(trainer.model)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
+    from transformers import TrainerCallback
     from trl import ModelConfig
 
     from .rewards import CaptionReward, CorrectionReward
@@ -241,13 +242,24 @@ class ProcessorArguments:
 
 @dataclass
 class TuningArguments:
-    """Which weights are trained.
+    """Which weights are trained, and which are kept.
 
     Args:
         freeze_vision_tower (`bool`): Train the language model alone.
+        ema_decay (`float`, *optional*): See [`~sc_captioner.trainer.WeightAverage`].
     """
 
     freeze_vision_tower: bool = field(default=False, metadata={"help": "Train the language model alone."})
+    ema_decay: float | None = field(
+        default=None, metadata={"help": "Decay of a moving average of the weights, to be kept."}
+    )
+
+    @property
+    def callbacks(self) -> list[TrainerCallback]:
+        """What the settings add to a trainer."""
+        from .trainer import WeightAverage
+
+        return [] if self.ema_decay is None else [WeightAverage(self.ema_decay)]
 
 
 @dataclass

@@ -18,6 +18,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 from trl import TrlParser
 
+from ..trainer import WeightAverage
 from .grid import Cell, Stage
 from .scoring import Row, scored
 
@@ -60,6 +61,7 @@ class Snapshots(TrainerCallback):
         before (`int`): Steps of the stages before.
         goes_on (`bool`, defaults to `True`): Whether the stage is the last one of its method; another ends at `last`,
             whatever time is left.
+        average ([`~sc_captioner.trainer.WeightAverage`], *optional*): Keeps what is kept; else the weights are.
         taken (`dict[int, Snapshot]`, *optional*): What was kept of `at`, by step.
         in_time ([`Snapshot`], *optional*): The last weights within the budget.
     """
@@ -72,6 +74,7 @@ class Snapshots(TrainerCallback):
     report: Report
     before: int = 0
     goes_on: bool = True
+    average: WeightAverage | None = None
     taken: dict[int, Snapshot] = field(default_factory=dict)
     in_time: Snapshot | None = None
 
@@ -79,9 +82,9 @@ class Snapshots(TrainerCallback):
         """As [`~transformers.TrainerCallback.on_step_end`]: keep weights, and end training in time."""
         steps, seconds = self.before + state.global_step, self.spent()
         if steps in self.at:
-            self.taken[steps] = _snapshot(steps, seconds, model)
+            self.taken[steps] = _snapshot(steps, seconds, model, self.average)
         if self.budget is not None and steps % self.every == 0 and seconds <= self.budget:
-            self.in_time = self.taken.get(steps) or _snapshot(steps, seconds, model)
+            self.in_time = self.taken.get(steps) or _snapshot(steps, seconds, model, self.average)
         if steps % 5 == 0:
             self.report(f"step {steps}")
         out_of_time = not self.goes_on or self.budget is None or seconds >= self.budget
@@ -156,6 +159,7 @@ def _trained(
             snapshots = Snapshots(
                 at=frozenset((*cell.curve, cell.steps)), last=until, budget=budget, every=cell.test["check_every"],
                 spent=lambda: clock() - start, report=report, before=steps, goes_on=is_last,
+                average=next((c for c in trainer.callback_handler.callbacks if isinstance(c, WeightAverage)), None),
             )  # fmt: skip
             if budget is not None and in_time is None:
                 in_time = _snapshot(0, clock() - start, trainer.model)  # one that never gets through a first check
@@ -195,5 +199,8 @@ def _module(path: Path) -> Any:
     return importlib.import_module(path.stem)
 
 
-def _snapshot(steps: int, seconds: float, model: Any) -> Snapshot:
+def _snapshot(steps: int, seconds: float, model: Any, average: WeightAverage | None = None) -> Snapshot:
+    if average is not None:
+        with average.applied(model):
+            return _snapshot(steps, seconds, model)
     return Snapshot(steps, seconds, {name: value.detach().clone() for name, value in model.state_dict().items()})

@@ -2,6 +2,7 @@
 
 from .sc_config import SCConfig
 from .sc_trainer import SCTrainer
+from .weight_average import WeightAverage
 
 
-__all__ = ["SCConfig", "SCTrainer"]
+__all__ = ["SCConfig", "SCTrainer", "WeightAverage"]

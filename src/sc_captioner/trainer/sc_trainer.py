@@ -29,6 +29,7 @@ from .objective import (
 from .rollout import suppress_vision_tokens, two_turn_rollout
 from .sc_config import SCConfig
 from .trainable_weights import freeze_vision_tower, keep_adapters_in_float32
+from .weight_average import WeightAverage
 
 
 if TYPE_CHECKING:
@@ -159,6 +160,8 @@ class SCTrainer(HubTrainer, GRPOTrainer):
         name = model if isinstance(model, str) else model.config._name_or_path
         if args is None:
             args = SCConfig(f"{Path(name).name}-SC")
+        if args.ema_decay is not None:
+            callbacks = [*(callbacks or ()), WeightAverage(args.ema_decay)]
         is_quantised = quantization_config is not None
         if isinstance(model, str) and (adapter := adapter_to_train(model, args, peft_config, quantization_config)):
             model, quantization_config = adapter, None
