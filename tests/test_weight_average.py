@@ -52,53 +52,50 @@ def recorded(trainer):
 
 
 def test_average_by_hand():
-    # decay 0.5, so after steps 1, 2, 3 the average keeps 2/11, 3/12, 4/13 of itself; after step 9 (10/19) a half
+    # eta = 1: the average moves by 2/2, 2/3, 2/4, 2/5; of the weights 1, 4, 9, 16 it holds 1, 3, 6, 10
     average, model, state = WeightAverage(0.5), Line(), type("State", (), {"global_step": 0})
     average.on_train_begin(TrainingArguments(output_dir="unused", use_cpu=True), state, None, model)
-    expected = 0.0
-    for step, keep in ((1, 2 / 11), (2, 3 / 12), (3, 4 / 13), (9, 0.5)):
+    for step, held in ((1, 1.0), (2, 3.0), (3, 6.0), (4, 10.0)):
         state.global_step = step
-        model.a.data.fill_(10.0 * step)
+        model.a.data.fill_(float(step**2))
         average.on_step_end(None, state, None, model)
-        expected = keep * expected + (1 - keep) * 10.0 * step
-        assert average.average["a"].item() == pytest.approx(expected, rel=1e-6)
+        assert average.average["a"].item() == pytest.approx(held, rel=1e-6)
     assert set(average.average) == {"a"}  # what is not trained has no average
     with average.applied(model):
-        assert model.a.item() == pytest.approx(expected)
-    assert model.a.item() == 90.0
+        assert model.a.item() == pytest.approx(10.0)
+    assert model.a.item() == 16.0
 
 
-def test_average_is_that_of_torch_and_is_kept_in_the_end(tmp_path):
-    trainer = line_trainer(tmp_path, WeightAverage(0.7))
+def test_the_last_half_counts(tmp_path):
+    # weights of (1 + eta) / (t + eta) add up to t / (1 + ... + n) for eta = 1
+    trainer = line_trainer(tmp_path, WeightAverage(0.5))
     trainer.train()
-    step = iter(range(1, 7))
+    steps = [weights["a"].item() for weights in recorded(trainer)]
+    assert trainer.model.a.item() == pytest.approx(np.average(steps, weights=[1, 2, 3, 4, 5, 6]), rel=1e-5)
 
-    def average(kept, new, _):
-        t = next(step)
-        keep = min(0.7, (1 + t) / (10 + t))
-        return keep * kept + (1 - keep) * new
 
-    theirs, line = AveragedModel(torch.nn.ParameterList([torch.zeros(1)]), avg_fn=average), torch.nn.ParameterList()
-    theirs.n_averaged += 1  # torch takes the first weights as they are; ours starts with those before the first step
+def test_all_steps_count_the_same_as_in_torch(tmp_path):
+    trainer = line_trainer(tmp_path, WeightAverage(1.0))
+    trainer.train()
+    theirs = AveragedModel(torch.nn.Linear(1, 1, bias=False))  # stochastic weight averaging: the mean
     for weights in recorded(trainer):
-        line = torch.nn.ParameterList([weights["a"]])
+        line = torch.nn.Linear(1, 1, bias=False)
+        line.weight.data.copy_(weights["a"])
         theirs.update_parameters(line)
-    kept = trainer.model.a.item()
-    assert kept == pytest.approx(theirs.module[0].item(), rel=1e-5)
-    assert kept != pytest.approx(recorded(trainer)[-1]["a"].item(), rel=1e-3)
+    assert trainer.model.a.item() == pytest.approx(theirs.module.weight.item(), rel=1e-5)
 
 
 def test_resumed_run_has_the_same_average(tmp_path):
-    whole = line_trainer(tmp_path / "run", WeightAverage(0.7))
+    whole = line_trainer(tmp_path / "run", WeightAverage(0.4))
     whole.train()
-    resumed = line_trainer(tmp_path / "run", WeightAverage(0.7))
+    resumed = line_trainer(tmp_path / "run", WeightAverage(0.4))
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
     assert len(recorded(resumed)) == 3
     assert resumed.model.a.item() == pytest.approx(whole.model.a.item(), rel=1e-6)
 
 
 def test_checkpoint_holds_weights_and_average(tmp_path):
-    trainer = line_trainer(tmp_path, WeightAverage(0.7))
+    trainer = line_trainer(tmp_path, WeightAverage(0.4))
     trainer.train()
     saved = tmp_path / "checkpoint-6"
     assert load_file(saved / AVERAGE_FILE)["a"].item() == pytest.approx(trainer.model.a.item())
@@ -106,9 +103,9 @@ def test_checkpoint_holds_weights_and_average(tmp_path):
 
 
 def test_a_missing_average_is_told(tmp_path, caplog):
-    line_trainer(tmp_path, WeightAverage(0.7)).train()
+    line_trainer(tmp_path, WeightAverage(0.4)).train()
     (tmp_path / "checkpoint-3" / AVERAGE_FILE).unlink()
-    line_trainer(tmp_path, WeightAverage(0.7)).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    line_trainer(tmp_path, WeightAverage(0.4)).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert "the average of the weights starts at step 3" in caplog.text
 
 
@@ -120,7 +117,7 @@ def test_trainer_saves_the_average(tmp_path, use_peft):
     images = [Image.fromarray(np.full((56, 56, 3), 40 * i, dtype=np.uint8)) for i in range(4)]
     rows = Dataset.from_dict({"image": images, "prompt": ["Describe."] * 4, "reference": ["A red circle."] * 4})
     args = SCConfig(
-        str(tmp_path / "run"), ema_decay=0.9, max_steps=3, per_device_train_batch_size=4, num_generations=4,
+        str(tmp_path / "run"), average_last=0.5, max_steps=3, per_device_train_batch_size=4, num_generations=4,
         gradient_accumulation_steps=1, max_completion_length=8, learning_rate=1e-2, bf16=False, use_cpu=True,
         report_to=[], save_strategy="no", disable_tqdm=True, activation_checkpointing=False, temperature=1.0,
         model_init_kwargs={"dtype": "float32"},
@@ -138,8 +135,8 @@ def test_trainer_saves_the_average(tmp_path, use_peft):
     trainer.train()
     expected = start
     for step, weights in enumerate(recorder.weights, start=1):
-        keep = min(0.9, (1 + step) / (10 + step))
-        expected = {name: keep * expected[name] + (1 - keep) * weights[name] for name in expected}
+        share = 2 / (step + 1)
+        expected = {name: (1 - share) * expected[name] + share * weights[name] for name in expected}
     assert any(not torch.equal(expected[name], recorder.weights[-1][name]) for name in expected)
     trainer.save_model()
     for name, weight in trainer.model.named_parameters():
@@ -156,14 +153,14 @@ def test_trainer_saves_the_average(tmp_path, use_peft):
         torch.testing.assert_close(weight, kept[name])
 
 
-@pytest.mark.parametrize("decay", [0.0, 1.0, -0.1, 95])
-def test_decays_out_of_range_are_refused(decay):
-    with pytest.raises(ValueError, match=f"ema_decay={decay} must lie between 0 and 1"):
-        WeightAverage(decay)
+@pytest.mark.parametrize("last", [0.0, 1.01, -0.1, 50])
+def test_shares_out_of_range_are_refused(last):
+    with pytest.raises(ValueError, match=f"average_last={last} must lie in"):
+        WeightAverage(last)
 
 
 def test_a_second_choice_of_weights_is_refused(tmp_path):
-    trainer = line_trainer(tmp_path, WeightAverage(0.7))
+    trainer = line_trainer(tmp_path, WeightAverage(0.4))
     trainer.args.load_best_model_at_end = True
     with pytest.raises(ValueError, match="load_best_model_at_end"):
         trainer.train()

@@ -246,12 +246,13 @@ class TuningArguments:
 
     Args:
         freeze_vision_tower (`bool`): Train the language model alone.
-        ema_decay (`float`, *optional*): See [`~sc_captioner.trainer.WeightAverage`].
+        average_last (`float`, *optional*): See [`~sc_captioner.trainer.WeightAverage`].
     """
 
     freeze_vision_tower: bool = field(default=False, metadata={"help": "Train the language model alone."})
-    ema_decay: float | None = field(
-        default=None, metadata={"help": "Decay of a moving average of the weights, to be kept."}
+    average_last: float | None = field(
+        default=None,
+        metadata={"help": "Keep the average of the weights over about this share of the steps, the last ones."},
     )
 
     @property
@@ -259,7 +260,7 @@ class TuningArguments:
         """What the settings add to a trainer."""
         from .trainer import WeightAverage
 
-        return [] if self.ema_decay is None else [WeightAverage(self.ema_decay)]
+        return [] if self.average_last is None else [WeightAverage(self.average_last)]
 
 
 @dataclass

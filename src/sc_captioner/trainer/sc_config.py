@@ -62,8 +62,8 @@ class SCConfig(GRPOConfig):
             Generate the second turn from the first turn's KV cache instead of encoding image and caption again.
         freeze_vision_tower (`bool`, defaults to `True`):
             Train the language model only, as released; vision encoder and projector stay as they are.
-        ema_decay (`float`, *optional*):
-            Keep an exponential moving average of the weights, in place of the last ones; see [`WeightAverage`].
+        average_last (`float`, *optional*):
+            Keep the average of the weights over about this share of the steps, the last ones; see [`WeightAverage`].
         use_bias_correction_kl (`bool`, *optional*): TRL's; not available here.
         temperature (`float`, *optional*): Sampling temperature of both turns, above 0.
 
@@ -114,8 +114,9 @@ class SCConfig(GRPOConfig):
     freeze_vision_tower: bool = field(
         default=True, metadata={"help": "Train the language model (or its adapter) only, as released."}
     )
-    ema_decay: float | None = field(
-        default=None, metadata={"help": "Decay of a moving average of the weights, to be kept."}
+    average_last: float | None = field(
+        default=None,
+        metadata={"help": "Keep the average of the weights over about this share of the steps, the last ones."},
     )
     use_bias_correction_kl: bool = field(
         default=False, metadata={"help": "Not available here: the per-turn KL estimators are chosen by kl_estimator."}

@@ -160,8 +160,8 @@ class SCTrainer(HubTrainer, GRPOTrainer):
         name = model if isinstance(model, str) else model.config._name_or_path
         if args is None:
             args = SCConfig(f"{Path(name).name}-SC")
-        if args.ema_decay is not None:
-            callbacks = [*(callbacks or ()), WeightAverage(args.ema_decay)]
+        if args.average_last is not None:
+            callbacks = [*(callbacks or ()), WeightAverage(args.average_last)]
         is_quantised = quantization_config is not None
         if isinstance(model, str) and (adapter := adapter_to_train(model, args, peft_config, quantization_config)):
             model, quantization_config = adapter, None

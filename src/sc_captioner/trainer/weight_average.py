@@ -21,40 +21,41 @@ AVERAGE_FILE = "weight_average.safetensors"
 
 class WeightAverage(TrainerCallback):
     """
-    Exponential moving average of the trained weights, which the model holds when training has ended.
+    Average of the trained weights over the last part of training, which the model holds when training has ended.
 
     Under a constant learning rate the last weights are a draw around what they have reached, and self-correction is
     learned from few samples; the average is the middle of the draws. Rollouts and losses are those of the weights
     themselves. Checkpoints hold both, so that a resumed run goes on with either. As a callback it serves any trainer:
 
     ```python
-    trainer.add_callback(WeightAverage(0.95))
+    trainer.add_callback(WeightAverage(0.5))
     ```
 
-    After step t the average moves by `1 - min(decay, (1 + t) / (10 + t))` of the way towards the weights, so that
-    those it started from are soon forgotten. It is kept in float32 beside the model: for an adapter next to nothing,
-    for full training four bytes per weight.
+    The average decays polynomially (Shamir and Zhang, 2013, arXiv 1212.1824): after step t it moves by
+    `(1 + eta) / (t + eta)` of the way towards the weights, `eta = 1 / last - 1`. So its memory grows with the run,
+    which may end at any step; with `last = 1` it is the mean of all. It is kept in float32 beside the model: for an
+    adapter next to nothing, for full training four bytes per weight.
 
     Args:
-        decay (`float`): In (0, 1); about the last `1 / (1 - decay)` steps count.
+        last (`float`): In (0, 1]; about the last so much of the steps counts.
 
     Raises:
-        ValueError: If `decay` is outside of its range, or, when training starts, if weights are sharded or
+        ValueError: If `last` is outside of its range, or, when training starts, if weights are sharded or
             `load_best_model_at_end` would be overwritten.
     """
 
-    def __init__(self, decay: float) -> None:
-        if not 0.0 < decay < 1.0:
-            raise ValueError(f"ema_decay={decay} must lie between 0 and 1, as 0.95 does; leave it out for no average.")
-        self.decay = decay
+    def __init__(self, last: float) -> None:
+        if not 0.0 < last <= 1.0:
+            raise ValueError(f"average_last={last} must lie in (0, 1], as 0.5 does; leave it out for no average.")
+        self.eta = 1.0 / last - 1.0
         self.average: dict[str, torch.Tensor] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """As [`~transformers.TrainerCallback.on_train_begin`]: start from the weights, or from a checkpoint's."""
         if getattr(args, "deepspeed", None) or getattr(args, "fsdp", None):
-            raise ValueError("ema_decay needs whole weights in every process; leave it out with DeepSpeed or FSDP.")
+            raise ValueError("average_last needs whole weights in every process; leave it out with DeepSpeed or FSDP.")
         if args.load_best_model_at_end:
-            raise ValueError("ema_decay and load_best_model_at_end both decide what is kept; leave one out.")
+            raise ValueError("average_last and load_best_model_at_end both decide what is kept; leave one out.")
         weights = _trained(model)
         self.average = {name: weight.detach().float().clone() for name, weight in weights.items()}
         if not state.global_step:
@@ -68,7 +69,7 @@ class WeightAverage(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """As [`~transformers.TrainerCallback.on_step_end`]: move the average towards the weights."""
-        share = 1.0 - min(self.decay, (1 + state.global_step) / (10 + state.global_step))
+        share = (1.0 + self.eta) / (state.global_step + self.eta)
         for name, weight in _trained(model).items():
             self.average[name].lerp_(weight.detach().float(), share)
 
