@@ -8,6 +8,8 @@ from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import tiny_qwen2_vl
+from torch import distributed
+from torch.distributed.tensor import distribute_tensor
 from torch.optim.swa_utils import AveragedModel
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -164,3 +166,14 @@ def test_a_second_choice_of_weights_is_refused(tmp_path):
     trainer.args.load_best_model_at_end = True
     with pytest.raises(ValueError, match="load_best_model_at_end"):
         trainer.train()
+
+
+def test_sharded_weights_are_refused(tmp_path):
+    distributed.init_process_group("gloo", rank=0, world_size=1, store=distributed.HashStore())
+    try:
+        model = Line()
+        model.a = torch.nn.Parameter(distribute_tensor(model.a.data, distributed.init_device_mesh("cpu", (1,))))
+        with pytest.raises(ValueError, match="leave it out with ZeRO-3 or FSDP"):
+            WeightAverage(0.5).on_train_begin(None, None, None, model)
+    finally:
+        distributed.destroy_process_group()

@@ -10,6 +10,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -51,12 +52,16 @@ class WeightAverage(TrainerCallback):
         self.average: dict[str, torch.Tensor] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """As [`~transformers.TrainerCallback.on_train_begin`]: start from the weights, or from a checkpoint's."""
-        if getattr(args, "deepspeed", None) or getattr(args, "fsdp", None):
-            raise ValueError("average_last needs whole weights in every process; leave it out with DeepSpeed or FSDP.")
+        """As [`~transformers.TrainerCallback.on_train_begin`]: start from the weights, or from a checkpoint's.
+
+        Raises:
+            ValueError: If weights are sharded, or another setting decides what is kept.
+        """
+        weights = _trained(model)
+        if any(isinstance(weight, DTensor) or hasattr(weight, "ds_shape") for weight in weights.values()):
+            raise ValueError("average_last needs whole weights in every process; leave it out with ZeRO-3 or FSDP.")
         if args.load_best_model_at_end:
             raise ValueError("average_last and load_best_model_at_end both decide what is kept; leave one out.")
-        weights = _trained(model)
         self.average = {name: weight.detach().float().clone() for name, weight in weights.items()}
         if not state.global_step:
             return
