@@ -193,7 +193,9 @@ def test_references_stand_among_the_corrections(tmp_path, captions):
         max_steps=1, eval_dataset=captions.select(range(4)), per_device_eval_batch_size=4,
     )  # fmt: skip
     trainer.train()
-    for start in range(0, 8, 4):
+    assert all(first == second for first, second, _ in seen[:2])  # asked before: would it do to leave them alone?
+    assert all(second == said for _, second, said in seen[2:4])
+    for start in range(4, 12, 4):
         group = seen[start : start + 4]
         assert len({first for first, _, _ in group}) == len({said for _, _, said in group}) == 1
         assert [second == said for _, second, said in group] == [False, False, False, True]
@@ -203,6 +205,28 @@ def test_references_stand_among_the_corrections(tmp_path, captions):
     seen.clear()
     trainer.evaluate()
     assert seen and all(second != said for _, second, said in seen)  # where it is tested it speaks for itself
+
+
+def test_a_right_first_caption_is_its_own_correction(tmp_path, captions):
+    """The reward decides which caption is right; that it was asked before is not logged."""
+    calls = []
+
+    def reward(first_caption, second_caption, reference, log_metric, **columns):
+        calls.append(list(zip(first_caption, second_caption, reference)))
+        log_metric("samples", len(first_caption))
+        return [float(b == (a if "right" in said else said)) for a, b, said in calls[-1]]
+
+    references = [f"A small {('wrong', 'right')[i % 2]} circle {i}." for i in range(8)]
+    captions = captions.remove_columns("reference").add_column("reference", references)
+    trainer = trainer_for(
+        tmp_path, captions, reward=reward, num_corrections=4, reference_corrections=1, max_completion_length=48,
+        max_steps=4,
+    )  # fmt: skip
+    trainer.train()
+    answers = [group[3] for call in calls if len(call) == 8 for group in (call[:4], call[4:])]
+    assert {"right" in said for _, _, said in answers} == {True, False}
+    assert all(second == (first if "right" in said else said) for first, second, said in answers)
+    assert {log["samples"] for log in trainer.state.log_history if "samples" in log} == {8.0}
 
 
 def test_the_gradient_goes_towards_the_reference(tmp_path, captions):

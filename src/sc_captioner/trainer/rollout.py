@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -121,21 +122,32 @@ def _with_vllm(
 def _with_references(
     trainer: SCTrainer, turns: list[Turns], logprobs: list[list[float]] | None, repeats: int
 ) -> tuple[list[Turns], list[list[float]] | None]:
-    """Behind the sampled corrections of every first caption, the reference as its last ones."""
+    """Behind the sampled corrections of every first caption, what is right as its last ones."""
     sampled = repeats - trainer.references_per_caption
+    right = _right_corrections(trainer, turns[::sampled])
     together, known = [], []
     for i in range(0, len(turns), sampled):
-        together += turns[i : i + sampled]
-        known += logprobs[i : i + sampled] if logprobs else []
-        said = turns[i]
-        text = trainer.references[len(together) - sampled]
-        ids = trainer._tokenizer(text, add_special_tokens=False)["input_ids"] + [trainer.eos_token_ids[0]]
-        together += [Turns(said.first, said.bridge, ids[: trainer.max_completion_length])] * (repeats - sampled)
+        answer = right[i // sampled]
+        together += [*turns[i : i + sampled], *[answer] * (repeats - sampled)]
         if logprobs:
+            known += logprobs[i : i + sampled]
             # TRL takes a token whose probability in sampling is unknown as it is, without a correction.
-            of_first = logprobs[i][: len(said.first) + len(said.bridge)]
-            known += [[*of_first, *[float("nan")] * len(together[-1].second)]] * (repeats - sampled)
+            of_first = logprobs[i][: len(answer.first) + len(answer.bridge)]
+            known += [[*of_first, *[float("nan")] * len(answer.second)]] * (repeats - sampled)
     return together, known if logprobs else None
+
+
+def _right_corrections(trainer: SCTrainer, turns: list[Turns]) -> list[Turns]:
+    """The right answer to every first caption: the reference or, where it earns no less, the caption as it stands."""
+    rows = trainer.rows[:: trainer.corrections_per_caption]
+    texts = [row.get("reference") or "" for row in rows]
+    references = []
+    for turn, text in zip(turns, texts):
+        ids = trainer._tokenizer(text, add_special_tokens=False)["input_ids"] + [trainer.eos_token_ids[0]]
+        references.append(replace(turn, second=ids[: trainer.max_completion_length]))
+    as_they_stand = [replace(turn, second=turn.first) for turn in turns]
+    left, said = (trainer.rewards_of(rows, candidates) for candidates in (as_they_stand, references))
+    return [as_they_stand[i] if left[i] >= said[i] else references[i] for i in range(len(turns))]
 
 
 def _log(

@@ -36,9 +36,10 @@ class SCConfig(GRPOConfig):
             the same caption, so that only the correction explains differences of reward. `1` gives every sample its
             own first caption. Must divide `num_generations`.
         reference_corrections (`int`, defaults to `0`):
-            Corrections of every first caption, of `num_corrections`, that are not sampled but say the reference
-            (column `reference`): the group learns from what it would not find by sampling, in proportion to how much
-            better that is than what it found, and from whole sentences, which hold the grammar.
+            Corrections of every first caption, of `num_corrections`, that are not sampled but say what is right: the
+            reference (column `reference`) or, where that earns no more than leaving the caption alone, the first
+            caption. The group learns from what it would not find by sampling, in proportion to how much better that is
+            than what it found, and from whole sentences, which hold the grammar; and it learns to leave right alone.
         policy_turns (`str`, defaults to `"second"`):
             Tokens that carry the policy gradient of the second caption's reward: those of the `"second"` turn, or of
             `"both"`.
@@ -84,7 +85,10 @@ class SCConfig(GRPOConfig):
     )
     reference_corrections: int = field(
         default=0,
-        metadata={"help": "Corrections of every first caption that are not sampled but say the reference."},
+        metadata={
+            "help": "Corrections of every first caption that are not sampled but say the reference, or a right "
+            "first caption once more."
+        },
     )
     policy_turns: PolicyTurns = field(
         default="second", metadata={"help": "Turns that carry the policy gradient of the second caption's reward."}

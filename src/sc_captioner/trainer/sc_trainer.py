@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from trl import GRPOTrainer
 from ..adapters import adapter_to_train
 from ..data.columns import DatasetError, conversational
 from ..data.model_checks import check_captioner, load_config, load_processor
-from ..generation import correction_bridge
+from ..generation import Turns, correction_bridge
 from .hub_trainer import HubTrainer
 from .objective import (
     correction_advantages,
@@ -204,7 +205,7 @@ class SCTrainer(HubTrainer, GRPOTrainer):
         # TRL calls, gathers and logs the functions of both turns alike; what it adds up is the second turn's.
         self.first_reward_weights = self.reward_weights[len(rewards) :].clone()
         self.reward_weights[len(rewards) :] = 0
-        self.references: list[Any] = []
+        self.rows: list[dict[str, Any]] = []
         self._sample_rewards = self._first_rewards = torch.empty(0)
         self._policy_logps: torch.Tensor | None = None
 
@@ -217,8 +218,33 @@ class SCTrainer(HubTrainer, GRPOTrainer):
 
     @property
     def references_per_caption(self) -> int:
-        """Of these corrections, the last ones that say the reference; none in evaluation."""
+        """Of these corrections, the last ones that are not sampled but say what is right; none in evaluation."""
         return self.args.reference_corrections if self.model.training else 0
+
+    def rewards_of(self, rows: list[dict[str, Any]], turns: list[Turns]) -> torch.Tensor:
+        """Rewards of corrections that are being considered, shape `(N,)`; NaN where unknown. Nothing of it is logged.
+
+        Args:
+            rows (`list[dict]`): Rows of the dataset.
+            turns (`list[Turns]`): Two turns for every row.
+        """
+        ids = [turn.first + turn.bridge + turn.second for turn in turns]
+        first, second, whole = (
+            [text.strip() for text in self.processing_class.batch_decode(tokens, skip_special_tokens=True)]
+            for tokens in ([turn.first for turn in turns], [turn.second for turn in turns], ids)
+        )
+        texts = [{"first_caption": a, "second_caption": b} for a, b in zip(first, second)]
+        inputs = [{**row, **captions} for row, captions in zip(rows, texts)]
+        completions = [[{"role": "assistant", "content": text}] for text in whole]
+        logged = self._pending_metrics, self._pending_extra_logs
+        self._pending_metrics, self._pending_extra_logs = defaultdict(list), defaultdict(list)
+        try:
+            rewards = super()._calculate_rewards(inputs, [row["prompt"] for row in rows], completions, ids)
+        finally:
+            self._pending_metrics, self._pending_extra_logs = logged
+        start, second_turn = self.accelerator.process_index * len(rows), self.reward_weights != 0
+        mine = rewards[start : start + len(rows), second_turn.to(rewards.device)]
+        return _weighted(mine, self.reward_weights[second_turn])
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -236,7 +262,7 @@ class SCTrainer(HubTrainer, GRPOTrainer):
         return rewards_per_func
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self.references = [row.get("reference") or "" for row in inputs]
+        self.rows = inputs
         output = super()._generate_and_score_completions(inputs)
         # TRL takes the baseline over a prompt's whole group; ours is over the corrections of one first caption.
         num_corrections = self.corrections_per_caption
@@ -258,7 +284,7 @@ class SCTrainer(HubTrainer, GRPOTrainer):
             output["advantages"] = token_advantages(
                 self.args.first_turn_weight * first[rows], advantages[rows], first_mask, self.args.policy_turns
             )
-        # Of the corrections of a caption the last ones are references: no samples, so no KL is estimated on them.
+        # Of the corrections of a caption the last ones are not samples, so no KL is estimated on them.
         place = torch.arange(len(inputs), device=self.accelerator.device) % num_corrections
         output["is_sampled"] = (place < num_corrections - self.references_per_caption).int()
         output["num_items_in_batch"] = gather(self._policy_mask(output).sum()).sum()
