@@ -24,9 +24,10 @@ from transformers import TrainerControl, TrainerState
 
 from sc_captioner.arguments import SettingError
 from sc_captioner.metrics import paired_bootstrap
+from sc_captioner.metrics.correction import KINDS
 from sc_captioner.rewards.paper import PARTS
 from sc_captioner.study import Runs, load_grid, load_table, over_scenes, paired_difference, run_study, write_page
-from sc_captioner.study.findings import findings
+from sc_captioner.study.findings import findings, purpose_gaps
 from sc_captioner.study.scoring import Row, turn_scores
 from sc_captioner.study.training import Snapshots
 
@@ -308,6 +309,34 @@ def test_a_lost_comparison_is_told_as_it_is(known_study):
         if cell.method == "rival":
             runs.write(cell, runs.budget_of(cell), fabricated(cell, 0.9 + cell.seed / 100))
     assert "Ours is worse than the rival (-0.095 [-0.159, -0.031])." in " ".join(findings(load_table(grid, runs)))
+
+
+def test_a_part_is_judged_by_what_it_is_there_for_as_well(tmp_path):
+    without = {
+        part: {"title": f"without {part}", "question": "parts of the reward",
+               "settings": {"parts": [other for other in PARTS if other != part]}}
+        for part in ("relations", "mistakes")
+    }  # fmt: skip
+    grid, runs = load_grid(grid_file(tmp_path, variants=without)), Runs(tmp_path / "out" / "runs")
+    runs.folder.mkdir(parents=True)
+    for cell in grid.cells():
+        rows = fabricated(cell, 0.8 if cell.variant == "main" else 0.7 + 0.02 * cell.seed)
+        for kind in KINDS:  # six kinds of wrong changes: 0.6 in all with every part, 1.2 and 1.8 without
+            wrong = 0.1 if cell.variant == "main" else 0.2 + 0.1 * cell.seed
+            of_second = [row for row in rows if row.turn == "second" and row.metric == "words"]
+            for change in ("added", "removed"):
+                rows += [replace(row, metric=f"{kind}_{change}_wrong", value=wrong) for row in of_second]
+        runs.write(cell, runs.budget_of(cell), rows)
+    told = purpose_gaps(load_table(grid, runs))
+    assert sorted((title, measure, str(gap)) for title, measure, gap in told) == [
+        # -0.6 and -1.2: mean -0.9, 12.7062 * 0.424264 / 1.414214 = 3.812.
+        ("without mistakes", "wrong changes per caption, to be fewer", "-0.900 [-4.712, +2.912]"),
+        # 0.1 and 0.08: mean 0.09, 12.7062 * 0.0141421 / 1.414214 = 0.127.
+        ("without relations", "relations F1", "+0.090 [-0.037, +0.217]"),
+    ]
+    write_page(load_table(grid, runs), tmp_path / "study.md")
+    page = (tmp_path / "study.md").read_text()
+    assert "+0.090 [-0.037, +0.217]" in page and "-0.900 [-4.712, +2.912]" in page
 
 
 def test_where_both_turns_are_rewarded_the_first_is_judged_too(tmp_path):

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .statistics import Difference
+from ..metrics.correction import KINDS
+from ..rewards.paper import PARTS
+from .statistics import Difference, paired_difference
 from .table import StudyTable, Summary
 
 
 Gaps = Sequence[tuple[str, Difference]]
 
+_WRONG = [f"{kind}_{change}_wrong" for kind in KINDS for change in ("added", "removed")]
+# What a part of the reward is there for: words, and the scores of the second turn that are added up.
+PURPOSES = {
+    **{kind: (f"{kind} F1", [f"{kind}_f1"]) for kind in KINDS},
+    "mistakes": ("wrong changes per caption, to be fewer", _WRONG),
+    "length": ("words per caption, to be fewer", ["words"]),
+    "unchanged": ("captions left alone, to be fewer", ["unchanged"]),
+}
+
 POINTS = {"steps": "after as many optimizer steps", "time": "after as much processor time"}
+
+
+# The question of the variants that leave a part of the reward out.
+PARTS_QUESTION = "parts of the reward"
 
 
 def findings(study: StudyTable) -> list[str]:
@@ -94,7 +109,7 @@ def _of_language(study: StudyTable) -> Iterator[str]:
 
 
 def _of_parts(study: StudyTable) -> Iterator[str]:
-    gaps = variant_gaps(study, "parts of the reward")
+    gaps = variant_gaps(study, PARTS_QUESTION)
     if gaps:
         yield f"Parts of the reward: {_verdicts(gaps, 'The whole')}"
 
@@ -102,7 +117,7 @@ def _of_parts(study: StudyTable) -> Iterator[str]:
 def _of_other_variants(study: StudyTable) -> Iterator[str]:
     for question in dict.fromkeys(variant.question for variant in study.variants):
         gaps = variant_gaps(study, question)
-        if gaps and question != "parts of the reward":
+        if gaps and question != PARTS_QUESTION:
             yield f"{question[0].upper()}{question[1:]}: {_verdicts(gaps, 'The unchanged setting')}"
     first = variant_gaps(study, "both turns rewarded", turn="first")
     if first:
@@ -142,6 +157,32 @@ def variant_gaps(study: StudyTable, question: str, turn: str = "second") -> list
     chosen = [variant for variant in study.variants if variant.question == question]
     gaps = [(variant.title, study.difference(base, {**base, "variant": variant.name})) for variant in chosen]
     return [(title, gap) for title, gap in gaps if gap is not None]
+
+
+def purpose_gaps(study: StudyTable) -> list[tuple[str, str, Difference]]:
+    """What each part of the reward does for what it is there for: title of the variant without it, measure, and the
+    measure with the part minus without.
+
+    Args:
+        study ([`StudyTable`]): As far as it is done.
+    """
+    base: dict[str, Any] = {"method": study.grid.varied, "steps": study.grid.variant_steps}
+    gaps = []
+    for variant in study.variants:
+        left_out = set(PARTS) - set(variant.settings.get("parts", PARTS))
+        for measure, metrics in (PURPOSES[part] for part in PARTS if part in left_out):
+            values, without = (
+                _sums([study.values(metric=name, **where) for name in metrics])
+                for where in (base, {**base, "variant": variant.name})
+            )
+            if seeds := sorted(values.keys() & without.keys()):
+                gap = paired_difference([values[seed] for seed in seeds], [without[seed] for seed in seeds])
+                gaps.append((variant.title, measure, gap))
+    return gaps
+
+
+def _sums(columns: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    return {seed: sum(column[seed] for column in columns) for seed in columns[0]} if all(columns) else {}
 
 
 def _verdicts(gaps: Gaps, who: str = "Ours") -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .figures import plot_curves, plot_differences, plot_turns
-from .findings import findings, method_gaps, variant_gaps
+from .findings import PARTS_QUESTION, findings, method_gaps, variant_gaps
 from .grid import VERSION, Stage, settings_of
 from .runs import TIME_TOLERANCE
 from .table import StudyTable
@@ -19,6 +19,7 @@ from .tables import (
     curve_table,
     kinds_table,
     language_table,
+    purposes_table,
     third_turn_table,
     variants_table,
 )
@@ -124,9 +125,12 @@ def _hard(study: StudyTable) -> str:
 
 def _variants(study: StudyTable, folder: Path) -> str:
     tables = []
+    purposes = purposes_table(study)
     for question in dict.fromkeys(variant.question for variant in study.variants):
         if table := variants_table(study, question):
             tables.append(f"### {question[0].upper()}{question[1:]}\n\n{table}")
+            if question == PARTS_QUESTION and purposes:
+                tables.append(f"Each part by what it is there for:\n\n{purposes}")
     if not tables:
         return ""
     gaps = [

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..evaluation.tables import markdown_table
 from ..metrics.correction import KINDS
+from .findings import purpose_gaps
 from .scoring import TURNS
 from .table import StudyTable, Summary
 
@@ -177,6 +178,16 @@ def _variant_cells(study: StudyTable, where: dict[str, Any]) -> list[str]:
         *rest,
         _text(study.summary(metric="words", **where), 1),
     ]
+
+
+def purposes_table(study: StudyTable) -> str:
+    """Every part of the reward by what it is there for.
+
+    Args:
+        study ([`StudyTable`]): As far as it is done.
+    """
+    rows = [[title, measure, str(gap)] for title, measure, gap in purpose_gaps(study)]
+    return _table(["variant", "what the part is there for", "with it minus without, 95 % over seeds"], rows, texts=2)
 
 
 def turns_of(study: StudyTable, method: str, world: str, point: str = "steps") -> list[Summary | None]:
