@@ -119,7 +119,7 @@ def test_shipped_grids(name, monkeypatch):
     grid = load_grid(f"recipes/study/{name}.yaml")
     cells = grid.cells()
     assert [cell.method for cell in cells if cell.seed == 0 and cell.variant == "main"] == [
-        "ours", "start", "sft", "dpo", "score", "grpo", "released", "alone"
+        "ours", "start", "sft", "dpo", "score", "grpo", "released", "alone", "recipe"
     ]  # fmt: skip
     # Methods seed by seed, then variants question by question: whatever is done when the study stops is a comparison.
     questions = ["main", *dict.fromkeys(variant.question for variant in grid.variants.values())]
@@ -143,7 +143,7 @@ def test_shipped_grids(name, monkeypatch):
 def test_a_variant_differs_from_its_method_in_its_setting_alone(monkeypatch):
     monkeypatch.chdir(ROOT)
     cells = {cell.name: cell for cell in load_grid("recipes/study/full.yaml").cells()}
-    ours, variant = (cells[name].stages[0].settings for name in ("alone-main-3", "alone-kl_k3-3"))
+    ours, variant = (cells[name].stages[0].settings for name in ("recipe-main-3", "recipe-kl_k3-3"))
     assert variant == ours | {"kl_estimator": "k3"}
 
 
