@@ -143,8 +143,8 @@ def test_shipped_grids(name, monkeypatch):
 def test_a_variant_differs_from_its_method_in_its_setting_alone(monkeypatch):
     monkeypatch.chdir(ROOT)
     cells = {cell.name: cell for cell in load_grid("recipes/study/full.yaml").cells()}
-    ours, variant = (cells[name].stages[0].settings for name in ("recipe-main-3", "recipe-kl_k3-3"))
-    assert variant == ours | {"kl_estimator": "k3"}
+    ours, variant = (cells[name].stages[0].settings for name in ("recipe-main-3", "recipe-kl_k1-3"))
+    assert variant == ours | {"kl_estimator": "k1"}
 
 
 @pytest.mark.parametrize(
