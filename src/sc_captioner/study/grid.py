@@ -124,6 +124,7 @@ class Grid:
         test (`dict`): `seed`, `max_new_tokens` and `batch_size` of captioning.
         worlds (`dict[str, int]`): Worlds of the test and scenes of each; variants see `plain` alone.
         check_every (`int`): Weights are kept every so many steps, for comparison at equal time.
+        note (`str`): What the page is to say beside its numbers.
     """
 
     output_dir: str
@@ -141,6 +142,7 @@ class Grid:
     worlds: Mapping[str, int]
     settings: Mapping[str, Any]
     check_every: int = 10
+    note: str = ""
 
     def cells(self) -> list[Cell]:
         """All runs, the most telling first: all methods seed by seed, then the variants question by question."""
@@ -193,7 +195,7 @@ def load_grid(path: str | Path) -> Grid:
     known = [field.name for field in fields(Grid)]
     if unknown := sorted(set(told) - set(known)):
         raise SettingError(f"{path}: unknown setting {unknown[0]!r}; known are {', '.join(known)}.")
-    if missing := [name for name in known if name not in told and name not in ("check_every", "settings")]:
+    if missing := [name for name in known if name not in told and name not in ("check_every", "settings", "note")]:
         raise SettingError(f"{path}: {missing[0]} is missing.")
     told = {"settings": {}, **told, "curve": tuple(told["curve"])}
     for name in ("ours", "varied"):

@@ -98,14 +98,15 @@ there is an accelerator they are seconds of the wall. Learning rates are constan
 no schedule ends before the other.
 
 Nothing was chosen by the test scenes: settings were tuned on scenes of the training split, and all seeds that ran are
-here."""
+here.{f" {grid.note}" if grid.note else ""}"""
 
 
 def _stage(stage: Stage, common: Mapping[str, Any]) -> str:
     """A stage's file, and what the grid sets otherwise for it alone."""
     told = {**settings_of(stage.config), **common}
     names = sorted({*stage.settings, *told})
-    own = [f"`{name}: {stage.settings.get(name)}`" for name in names if stage.settings.get(name) != told.get(name)]
+    changed = [name for name in names if stage.settings.get(name) != told.get(name)]
+    own = [f"`{name}: {stage.settings.get(name, 'null')}`" for name in changed]
     return f"`{stage.config}`" + (f" with {', '.join(own)}" if own else "")
 
 
