@@ -67,7 +67,7 @@ def address(hub, tmp_path_factory):
     environment = {
         **os.environ, "GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(folder / "uploads"),
         "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1",
-        "PYTHONPATH": str(ROOT / "src"),
+        "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1",  # the log is read while it runs
     }  # fmt: skip
     environment.pop("GRADIO_ANALYTICS_ENABLED", None)
     log = folder / "log"
