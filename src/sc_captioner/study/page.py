@@ -105,8 +105,14 @@ def _stage(stage: Stage, common: Mapping[str, Any]) -> str:
     """A stage's file, and what the grid sets otherwise for it alone."""
     told = {**settings_of(stage.config), **common}
     names = sorted({*stage.settings, *told})
-    changed = [name for name in names if stage.settings.get(name) != told.get(name)]
-    own = [f"`{name}: {stage.settings.get(name, 'null')}`" for name in changed]
+    own = []
+    for name in names:
+        value, usual = stage.settings.get(name), told.get(name)
+        if value == usual:
+            continue
+        if isinstance(value, Mapping) and isinstance(usual, Mapping):
+            value = {key: one for key, one in value.items() if one != usual.get(key)}
+        own.append(f"`{name}: {'null' if value is None else value}`")
     return f"`{stage.config}`" + (f" with {', '.join(own)}" if own else "")
 
 
