@@ -13,20 +13,18 @@ from .table import StudyTable, Summary
 
 Gaps = Sequence[tuple[str, Difference]]
 
-_WRONG = [f"{kind}_{change}_wrong" for kind in KINDS for change in ("added", "removed")]
+WRONG_CHANGES = [f"{kind}_{change}_wrong" for kind in KINDS for change in ("added", "removed")]
 # What a part of the reward is there for: words, and the scores of the second turn that are added up.
 PURPOSES = {
     **{kind: (f"{kind} F1", [f"{kind}_f1"]) for kind in KINDS},
-    "mistakes": ("wrong changes per caption, to be fewer", _WRONG),
+    "mistakes": ("wrong changes per caption, to be fewer", WRONG_CHANGES),
     "length": ("words per caption, to be fewer", ["words"]),
     "unchanged": ("captions left alone, to be fewer", ["unchanged"]),
 }
-
-POINTS = {"steps": "after as many optimizer steps", "time": "after as much processor time"}
-
-
 # The question of the variants that leave a part of the reward out.
 PARTS_QUESTION = "parts of the reward"
+
+POINTS = {"steps": "after as many optimizer steps", "time": "after as much processor time"}
 
 
 def findings(study: StudyTable) -> list[str]:

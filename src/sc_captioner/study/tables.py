@@ -7,7 +7,7 @@ from typing import Any
 
 from ..evaluation.tables import markdown_table
 from ..metrics.correction import KINDS
-from .findings import purpose_gaps
+from .findings import WRONG_CHANGES, purpose_gaps
 from .scoring import TURNS
 from .table import StudyTable, Summary
 
@@ -168,7 +168,7 @@ def variants_table(study: StudyTable, question: str) -> str:
 def _variant_cells(study: StudyTable, where: dict[str, Any]) -> list[str]:
     facts = [_text(study.summary(metric=f"{kind}_f1", **where)) for kind in ("mean", *KINDS)]
     first = _text(study.summary(metric="mean_f1", turn="first", **where))
-    wrong = [study.summary(metric=f"{k}_{change}_wrong", **where) for k in KINDS for change in ("added", "removed")]
+    wrong = [study.summary(metric=name, **where) for name in WRONG_CHANGES]
     known = [one.mean for one in wrong if one is not None]
     rest = [_percent(study.summary(metric=name, **where)) for name in ("unchanged", "broken_grammar")]
     return [
