@@ -222,6 +222,22 @@ def test_nearly_all_gold_graphs_can_be_expressed(shared, file, rows, least):
     assert same / len(pairs) >= least
 
 
+def test_written_sentences_are_new_and_their_graphs_say_what_they_say():
+    rows = rows_of(REPOSITORY / "recipes/parser/sentences.tsv")
+    assert len({caption.lower() for caption, _ in rows}) == len(rows) > 8000
+    pairs = [(caption, SceneGraph.from_facts(facts)) for caption, facts in rows]
+    aligner = Aligner().fit(pairs)
+    lost = [example.lost for example in (aligner.label(*pair) for pair in pairs)]
+    # Every head, attribute and predicate is traced to words of its sentence but for a few in a thousand.
+    assert sum(n > 0 for n in lost) / len(lost) < 0.03
+
+
+def test_written_sentences_are_none_of_the_annotated_ones(shared):
+    written = {caption.lower() for caption, _ in rows_of(REPOSITORY / "recipes/parser/sentences.tsv")}
+    for file in ("long_captions/train.tsv", "long_captions/dev.tsv", "factual/train.csv", "factual/dev.csv"):
+        assert written.isdisjoint(caption.lower() for caption, _ in rows_of(shared / "data" / file))
+
+
 # --- Shipped weights -------------------------------------------------------------------------------------------------
 
 
@@ -263,7 +279,8 @@ def test_long_captions_dev(parser, shared):
     rows = rows_of(shared / "data/long_captions/dev.tsv")
     gold = [SceneGraph.from_facts(facts.lower()) for _, facts in rows]
     scores = fact_scores(parser.parse([caption for caption, _ in rows]), gold, load_lexicon("auto").lemma)
-    assert scores["facts"].f1 >= 0.83
+    least = {"facts": 0.86, "objects": 0.94, "attributes": 0.82, "relations": 0.75}
+    assert {kind: score.f1 for kind, score in scores.items() if score.f1 < least[kind]} == {}
 
 
 def test_captions_of_the_scenes_on_an_unseen_seed(parser):
