@@ -1,7 +1,8 @@
 """Train the compact scene-graph parser.
 
+    python recipes/train_parser.py --config recipes/parser/compact_mixed.yaml    # the shipped parser's two steps
     python recipes/train_parser.py --config recipes/parser/compact.yaml
-    python recipes/train_parser.py --config recipes/parser/compact.yaml --seed 1 --output_dir outputs/parser
+    python recipes/train_parser.py --datasets mine.csv --repeats 1 --rewording 0 --output_dir outputs/parser
 
 Reads captions with scene graphs in FACTUAL's written form and writes a parser that `load_parser(output_dir)` reads.
 """

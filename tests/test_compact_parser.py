@@ -224,7 +224,7 @@ def test_nearly_all_gold_graphs_can_be_expressed(shared, file, rows, least):
 
 def test_written_sentences_are_distinct_and_their_graphs_can_be_traced_to_them():
     rows = rows_of(REPOSITORY / "recipes/parser/sentences.tsv")
-    assert len({caption.lower() for caption, _ in rows}) == len(rows) > 8000
+    assert len({caption.lower() for caption, _ in rows}) == len(rows) > 14000
     pairs = [(caption, SceneGraph.from_facts(facts)) for caption, facts in rows]
     aligner = Aligner().fit(pairs)
     lost = [example.lost for example in (aligner.label(*pair) for pair in pairs)]
@@ -270,7 +270,7 @@ def test_factual_dev(parser, shared):
 
     found = parser.parse([caption for caption, _ in rows])
     matches = [eval_set_match(written_facts(graph), [gold]) for graph, (_, gold) in zip(found, rows)]
-    assert sum(matches) / len(matches) >= 0.77
+    assert sum(matches) / len(matches) >= 0.76
 
 
 def test_long_captions_dev(parser, shared):
@@ -279,7 +279,7 @@ def test_long_captions_dev(parser, shared):
     rows = rows_of(shared / "data/long_captions/dev.tsv")
     gold = [SceneGraph.from_facts(facts.lower()) for _, facts in rows]
     scores = fact_scores(parser.parse([caption for caption, _ in rows]), gold, load_lexicon("auto").lemma)
-    least = {"facts": 0.86, "objects": 0.94, "attributes": 0.82, "relations": 0.75}
+    least = {"facts": 0.86, "objects": 0.94, "attributes": 0.86, "relations": 0.75}
     assert {kind: score.f1 for kind, score in scores.items() if score.f1 < least[kind]} == {}
 
 

@@ -94,7 +94,11 @@ def test_every_change_is_judged(reward):
         (FIRST, "unchanged", "unchanged"),
         (REFERENCE, "improved", "relations"),
         ("A small green star is above a big black circle, and there is a red heart.", "unchanged", "unchanged"),
-        (FIRST + " It is a nice, a very nice, and altogether wonderfully nice picture." * 2, "worsened", "length"),
+        (
+            FIRST + " There is a dog, as it were, and altogether really, truly and so very nicely." * 2,
+            "worsened",
+            "length",
+        ),
     ],
 )
 def test_outcome_and_the_part_that_decided(reward, second, outcome, part):

@@ -168,6 +168,8 @@ def graph_of(
     attributes: list[dict[str, None]] = [{} for _ in order]
     for attribute, entity in labels.links:
         value = written(sentence, tokens, labels.attributes[attribute], vocabulary.spelling)
+        if _is_deed(tokens, labels.attributes[attribute], labels.entities[entity], vocabulary):
+            continue
         if value and names[entity]:
             attributes[index[names[entity]]][value] = None
     relations: dict[Relation, None] = {}
@@ -179,6 +181,13 @@ def graph_of(
             relations[Relation(index[subject], predicate, index[target])] = None
     entities = tuple(Entity(name, frozenset(values)) for name, values in zip(order, attributes))
     return SceneGraph(entities, tuple(relations))
+
+
+def _is_deed(tokens: list[Token], attribute: Span, entity: Span, vocabulary: Vocabulary) -> bool:
+    """Whether an attribute is the verb of its thing (`a cat sleeps`), which is hardly ever annotated as an attribute."""
+    word = tokens[attribute.first].text
+    alone = attribute.first == attribute.last == entity.last + 1
+    return alone and word.endswith("s") and base_form(word, vocabulary.base_forms) in vocabulary.known_verbs - {word}
 
 
 def predicate_of(
