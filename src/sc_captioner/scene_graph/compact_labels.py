@@ -184,7 +184,7 @@ def graph_of(
 
 
 def _is_deed(tokens: list[Token], attribute: Span, entity: Span, vocabulary: Vocabulary) -> bool:
-    """Whether an attribute is the verb of its thing (`a cat sleeps`), which is hardly ever annotated as an attribute."""
+    """Whether an attribute is the verb of its thing (`a cat sleeps`), which is hardly ever annotated as one."""
     word = tokens[attribute.first].text
     alone = attribute.first == attribute.last == entity.last + 1
     return alone and word.endswith("s") and base_form(word, vocabulary.base_forms) in vocabulary.known_verbs - {word}
