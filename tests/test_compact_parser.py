@@ -19,7 +19,7 @@ from sc_captioner.scene_graph import load_parser
 from sc_captioner.scene_graph.compact import SHIPPED, CompactParser
 from sc_captioner.scene_graph.compact_alignment import Aligner
 from sc_captioner.scene_graph.compact_decoding import spans_of
-from sc_captioner.scene_graph.compact_labels import graph_of, singular
+from sc_captioner.scene_graph.compact_labels import Labels, Span, Vocabulary, graph_of, singular
 from sc_captioner.scene_graph.compact_rewording import Rewording
 from sc_captioner.scene_graph.compact_spelling import Spelling, slip, slips
 from sc_captioner.scene_graph.compact_vocabulary import vocabulary_of
@@ -199,6 +199,18 @@ def test_rewrites_are_learnt_from_what_goes_together(aligned):
     assert "V on" in vocabulary.patterns and "have" in vocabulary.patterns
     dogs = examples[0].labels
     assert (dogs.attributes[0].first, dogs.attributes[0].rewrite) == (0, "2")
+
+
+def test_the_verb_of_a_thing_is_none_of_its_attributes():
+    vocabulary = Vocabulary(verbs=["sleep"])
+    for sentence, attribute, attributes in (
+        ("a black cat sleeps", 3, {"black"}),
+        ("a black cat is sleeping", 4, {"black", "sleeping"}),
+        ("a black cat curled", 3, {"black", "curled"}),
+    ):
+        labels = Labels((Span(2, 2),), (Span(1, 1), Span(attribute, attribute)), ((0, 0), (1, 0)))
+        graph = graph_of(sentence, tokens_of(sentence), labels, vocabulary)
+        assert graph.attributes == {"cat": attributes}
 
 
 def test_a_fact_that_is_not_in_the_sentence_is_counted_as_lost():
