@@ -276,13 +276,17 @@ def test_simple_sentences(parser):
     assert graph.triples == {("dogs", "lay on", "bench")}
 
 
-def test_factual_dev(parser, shared):
+@pytest.mark.parametrize(
+    "least",
+    [0.76, pytest.param(0.77, marks=pytest.mark.xfail(reason="Version 4 has 0.766, below the bar it is to reach."))],
+)
+def test_factual_dev(parser, shared, least):
     rows = rows_of(shared / "data/factual/dev.csv")
     from factual_scene_graph.evaluation.set_match_evaluation import eval_set_match
 
     found = parser.parse([caption for caption, _ in rows])
     matches = [eval_set_match(written_facts(graph), [gold]) for graph, (_, gold) in zip(found, rows)]
-    assert sum(matches) / len(matches) >= 0.76
+    assert sum(matches) / len(matches) >= least
 
 
 def test_long_captions_dev(parser, shared):
